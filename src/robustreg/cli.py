@@ -1,0 +1,119 @@
+"""The command line: `robustreg train | evaluate | compare | report | verify | list | show | demo`.
+
+Each command is one file in `commands/`, and imports what it needs when it runs: help and mistyped options
+must answer at once, so nothing here may import torch. Whatever goes wrong ends as one sentence on stderr and
+an exit code: 2 for a command, option or recipe that cannot be used, 1 for work that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import typer
+
+PROG = "robustreg"
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+EXTRA_OF = {
+    "plotly": "report",
+    "jinja2": "report",
+    "tensorboard": "loggers",
+    "mlflow": "loggers",
+    "wandb": "loggers",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. `--debug` anywhere shows the traceback of an error."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = _take_flag(words, "--debug")
+    # Idle OpenMP threads that spin starve each other on small shared machines; read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        print(f"{PROG}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `robustreg list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+
+
+def app() -> typer.Typer:
+    """The commands as a Typer application."""
+    import typer
+
+    from robustreg.commands import compare, demo, evaluate, listing, report, show, train, verify
+
+    application = typer.Typer(
+        name=PROG,
+        help="Train, attack and compare adversarially robust classifiers.",
+        epilog="Any command takes --debug, which shows the traceback of an error.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    application.callback()(_options)
+    for module in (train, evaluate, compare, report, verify, listing, show, demo):
+        name = "list" if module is listing else module.__name__.rpartition(".")[2]
+        application.command(name)(getattr(module, name if name != "list" else "list_names"))
+    return application
+
+
+def _run(words: list[str]) -> int:
+    try:
+        application = app()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == PROG:
+            raise
+        return _say(_missing_extra(error), FAILURE)
+    result: Any = application(args=words, prog_name=PROG, standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    if hasattr(error, "format_message"):  # click's and typer's own: unknown command, option or argument
+        return _say(f"{error.format_message()} (see {_help_of(error)})", getattr(error, "exit_code", USAGE))
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] != PROG:
+        return _say(_missing_extra(error), FAILURE)
+    if type(error).__name__ in ("RecipeError", "UsageError"):
+        return _say(str(error), USAGE)
+    text = str(error).strip() or type(error).__name__
+    if not isinstance(error, (ValueError, OSError, RuntimeError, TypeError, LookupError)):
+        text = f"{type(error).__name__}: {text}"
+    return _say(text, FAILURE)
+
+
+def _help_of(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context is not None else PROG} --help"
+
+
+def _missing_extra(error: ModuleNotFoundError) -> str:
+    module = (error.name or "").partition(".")[0]
+    extra = EXTRA_OF.get(module, "train")
+    return f'{module} is not installed, which this needs: pip install "robustreg[{extra}]"'
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"{PROG}: {sentence}", file=sys.stderr)
+    return code
+
+
+def _take_flag(words: list[str], flag: str) -> bool:
+    end = words.index("--") if "--" in words else len(words)
+    if flag in words[:end]:
+        words.remove(flag)
+        return True
+    return False
+
+
+def _options(version: bool = False) -> None: ...

@@ -1,0 +1,135 @@
+"""`build`: from a recipe to the objects that training and evaluation take."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from robustreg.registry import components, publish
+
+from . import imports as user_modules
+from .checks import named_options
+from .components import Builder, Invalid
+from .objective import build_objective
+from .problems import Problems
+from .schema import Named, Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustreg.data import Splits
+    from robustreg.objective import Objective
+    from robustreg.points import Point
+    from robustreg.threat import Threat
+
+
+@dataclass(frozen=True)
+class Built:
+    """The objects behind a recipe.
+
+    Attributes:
+        recipe: what they were built from.
+        splits: training, validation and test samples.
+        net: the network with its initial weights, `[B, ...]` to logits `[B, C]`.
+        objective: what is minimised.
+        threat: which perturbations count.
+        validation_attack: for robust accuracy on the validation split; None for clean accuracy only.
+        attacks: what is measured on the test set, by name.
+    """
+
+    recipe: Recipe
+    splits: Splits
+    net: nn.Module
+    objective: Objective
+    threat: Threat
+    validation_attack: Point | None
+    attacks: dict[str, Point]
+
+
+def build(recipe: Recipe, *, data_dir: str | PathLike[str] | None = None) -> Built:
+    """Build everything a recipe names, data included.
+
+    Args:
+        recipe: a checked recipe.
+        data_dir: folder to look for data files in first.
+
+    Raises:
+        RecipeError: something that only building could tell.
+        DataError, DataNotFound: files that are missing or are not what they claim to be.
+    """
+    user_modules.load(recipe.imports)
+    problems = Problems(f"the recipe {recipe.name}")
+    builder = Builder(None, problems)
+    built: Any = None
+    try:
+        builder.threat = builder.make_threat(recipe.threat.model_dump(), ("threat",))
+        objective = build_objective(recipe.objective.model_dump(), builder)
+        validation = recipe.validation.attack
+        attack = None if validation is None else builder.attack(validation, ("validation", "attack"))
+        attacks = build_attacks(recipe, builder)
+        splits = _splits(recipe, builder, data_dir)
+        net = build_net(recipe, splits.train.shape, splits.train.num_classes, builder)
+        built = Built(recipe, splits, net, objective, builder.threat, attack, attacks)
+    except Invalid:
+        problems.raise_if_any()
+        raise
+    assert isinstance(built, Built)
+    return built
+
+
+def build_attacks(recipe: Recipe, builder: Builder) -> dict[str, Point]:
+    """The evaluation's attacks by name; those of one kind are told apart by their options."""
+    specs = [
+        {"attack": spec}
+        if isinstance(spec, str)
+        else {("attack" if k == "point" else k): v for k, v in spec.items()}
+        for spec in recipe.evaluation.attacks
+    ]
+    often = Counter(spec.get("attack") for spec in specs)
+    found: dict[str, Point] = {}
+    for index, spec in enumerate(specs):
+        point = builder.attack(spec, ("evaluation", "attacks", index))
+        name = str(spec["attack"])
+        if often[name] > 1:
+            options = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "attack")
+            name = f"{name} {options}".rstrip()
+        if name in found:
+            builder.refuse(("evaluation", "attacks", index), f"repeats {name}")
+        found[name] = point
+    return found
+
+
+def build_net(recipe: Recipe, shape: tuple[int, ...], classes: int, builder: Builder) -> nn.Module:
+    """The recipe's network for samples of `shape`, with the initial weights of the recipe's seed."""
+    from robustreg import models
+
+    options = named_options("model", recipe.model.name, recipe.model.options, builder)
+    publish("model")
+    modules = [entry for entry in recipe.imports if not user_modules.is_file(entry)]
+    try:
+        return models.build(
+            recipe.model.name,
+            shape=shape,
+            seed=recipe.seed,
+            allow_modules=modules,
+            **{"num_classes": classes, **options},
+        )
+    except (ValueError, TypeError) as error:
+        return builder.refuse(("model",), f"cannot be built: {error}")
+
+
+def _splits(recipe: Recipe, builder: Builder, data_dir: str | PathLike[str] | None) -> Splits:
+    load = components("data")[recipe.data.name]
+    supplied = {"data_dir": data_dir, "validation": recipe.validation.size}
+    takes = inspect.signature(load).parameters
+    given = {key: value for key, value in supplied.items() if key in takes}
+    splits: Splits = load(**given, **named_options("data", recipe.data.name, recipe.data.options, builder))
+    return splits
+
+
+def optimizer_options(section: Named) -> dict[str, Any]:
+    """A section as training takes it: its name among its options."""
+    return {"name": section.name, **section.options}

@@ -1,0 +1,98 @@
+"""Evidence: the adversarial points and a manifest of what is claimed about them, for `verify` to re-check.
+
+EVIDENCE/points.safetensors holds for each attack NAME
+
+* `NAME.points` `[K, ...]`: the points that fool the model, in the dtype in which they were found,
+* `NAME.index` `[K]`: their samples, and `NAME.label` `[K]`: the labels of those,
+* with `survivors=True` also `NAME.survivors.points` and `NAME.survivors.index`.
+
+EVIDENCE/manifest.json holds versions, the hashes of model, data and points, threat, seed, the attacks, the
+outcome of every sample (base64, one bit a sample), counts and accuracies.
+
+It proves an upper bound: robust accuracy is at most what is claimed, because the points that say so are
+there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import robustreg
+from robustreg.evaluation.crafting import INVALID
+from robustreg.evaluation.results import AttackResult, Evaluation
+from robustreg.evaluation.samples import Samples
+from robustreg.evaluation.work import Work, joined, write_tensors_atomic
+from robustreg.files import sha256_file, write_json_atomic
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+POINTS = "points.safetensors"
+
+
+def write_evidence(
+    folder: Path,
+    evaluation: Evaluation,
+    works: dict[str, Work],
+    samples: Samples,
+    fingerprint: dict[str, str],
+) -> None:
+    """Write points and manifest into the folder; `fingerprint` has the hashes "model" and "data"."""
+    manifest = folder / MANIFEST
+    # A stop between the two files must leave no manifest that speaks of other points.
+    manifest.unlink(missing_ok=True)
+    tensors: dict[str, Tensor] = {}
+    for result in evaluation.attacks:
+        tensors.update(_points(result, works[result.name], samples))
+    write_tensors_atomic(folder / POINTS, tensors, {"format": f"robustreg evidence {FORMAT}"})
+    write_json_atomic(manifest, _manifest(folder, evaluation, tensors, samples, fingerprint))
+
+
+def _points(result: AttackResult, work: Work, samples: Samples) -> dict[str, Tensor]:
+    # Points of an attack that broke its threat prove nothing.
+    if result.status == INVALID:
+        return {}
+    index, points = joined(work.fooled, samples.x)
+    tensors = {
+        f"{result.name}.points": points,
+        f"{result.name}.index": index,
+        f"{result.name}.label": samples.y.cpu()[index],
+    }
+    if work.survivors:
+        kept_index, kept = joined(work.survivors, samples.x)
+        tensors[f"{result.name}.survivors.points"] = kept
+        tensors[f"{result.name}.survivors.index"] = kept_index
+    return tensors
+
+
+def _manifest(
+    folder: Path,
+    evaluation: Evaluation,
+    tensors: dict[str, Tensor],
+    samples: Samples,
+    fingerprint: dict[str, str],
+) -> dict[str, Any]:
+    claims = evaluation.to_dict()
+    # Not a claim about points: the curve and the calibration come without evidence.
+    for key in ("format", "complete", "curve", "calibration"):
+        del claims[key]
+    for row, result in zip(claims["attacks"], evaluation.attacks, strict=True):
+        del row["seconds"]
+        row["fooled"] = int(result.fooled.sum())
+        row["stored"] = len(tensors.get(f"{result.name}.index", ()))
+    return {
+        "format": FORMAT,
+        "robustreg": robustreg.__version__,
+        "torch": torch.__version__,
+        "model": {"sha256": fingerprint["model"]},
+        "data": {
+            "sha256": fingerprint["data"],
+            "shape": list(samples.x.shape),
+            "dtype": str(samples.x.dtype),
+        },
+        "points": {"file": POINTS, "sha256": sha256_file(folder / POINTS)},
+        **claims,
+    }

@@ -1,0 +1,128 @@
+"""The model as an evaluation sees it: in eval mode, checked, and left as it was found."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustreg.modes import running
+
+
+@contextmanager
+def as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Lend the model to attacks nobody here has written, in eval mode on `device`.
+
+    Flags, device, `requires_grad` and `.grad` of every parameter are as found afterwards. The gradients are
+    taken away meanwhile, because an attack that calls `loss.backward()` would add to them in place.
+    """
+    home = model_device(model)
+    # An optimiser may hold these very parameters: `.to` keeps the objects, so moving there and back is
+    # invisible.
+    parameters = list(model.parameters())
+    kept = [(p.grad, p.requires_grad) for p in parameters]
+    # All flags, not only those that eval mode changes: an attack may have called `model.train()`.
+    flags = [(module, module.training) for module in model.modules()]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        if device != home:
+            model.to(device)
+        with running(model, "eval"):
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        if device != home:
+            model.to(home)
+        for parameter, (grad, requires_grad) in zip(parameters, kept, strict=True):
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter or buffer, the CPU when it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the model's logits `[B, C]` at x `[B, ...]` in eval mode, without a graph.
+
+    Raises:
+        TypeError: when the model returns anything but a floating-point tensor.
+        ValueError: when the shape is not `[B, C]` with at least two classes.
+    """
+    with running(model, "eval"), torch.no_grad():
+        out: Any = model(x)
+    if not isinstance(out, Tensor):
+        size = f" of {len(out)}" if isinstance(out, (tuple, list, dict)) else ""
+        raise TypeError(
+            f"the model must return its logits as one tensor [B, C], got {type(out).__name__}{size}; "
+            "wrap it in a module that returns only the logits"
+        )
+    if not out.is_floating_point():
+        raise TypeError(f"the model must return floating-point logits, got {out.dtype} (class numbers?)")
+    if out.ndim != 2 or out.shape[0] != x.shape[0] or out.shape[1] < 2:
+        raise ValueError(
+            f"the model must return logits of shape [{x.shape[0]}, C] with C >= 2 for {x.shape[0]} samples, "
+            f"got {list(out.shape)}"
+        )
+    return out
+
+
+def correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Tell whether the largest logit is the label's, `[B]` bool; NaN logits are never right."""
+    return (logits.argmax(dim=1) == y) & ~logits.isnan().any(dim=1)
+
+
+def check_clean_logits(logits: Tensor, first: int = 0) -> None:
+    """Raise ValueError when the model is NaN on clean samples; `first` is the index of row 0."""
+    bad = logits.isnan().any(dim=1).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"the model gives NaN logits for the clean sample {first + int(bad[0])}: is it trained?"
+        )
+
+
+def warn_if_probabilities(logits: Tensor) -> None:
+    """Warn when all outputs `[N, C]` look like softmax outputs: attacks on them look weaker than they are."""
+    sums_to_one = (logits.double().sum(dim=1) - 1.0).abs() < 1e-3
+    if bool(((logits >= 0) & (logits <= 1)).all()) and bool(sums_to_one.all()):
+        warnings.warn(
+            "the model's outputs look like probabilities (all in [0, 1], rows sum to 1), but logits are "
+            "expected: a second softmax flattens the loss, so attacks get weaker and the model looks more "
+            "robust than it is",
+            stacklevel=3,
+        )
+
+
+class Snapshot:
+    """A copy of the model's parameters and buffers, to see and undo what an attack did to them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._copies = [tensor.detach().clone() for tensor in self._tensors()]
+
+    def undo(self) -> bool:
+        """Restore the copied values; True when anything had changed."""
+        changed = False
+        with torch.no_grad():
+            for tensor, copy in zip(self._tensors(), self._copies, strict=True):
+                # Compared as bytes: a NaN equals itself and 0.0 differs from -0.0.
+                if not torch.equal(_bytes(tensor), _bytes(copy)):
+                    tensor.copy_(copy)
+                    changed = True
+        return changed
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self._model.parameters(), *self._model.buffers()]
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)

@@ -1,0 +1,322 @@
+"""Robust accuracy of a model: clean first, then every attack, then the pointwise worst case."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustreg.evaluation.attack_run import Setting, run_attack
+from robustreg.evaluation.calibration import Calibration, measure_calibration
+from robustreg.evaluation.crafting import (
+    COUNTED,
+    INVALID,
+    NO_THREAT,
+    Attack,
+    describe,
+    named,
+    own_threat,
+    role,
+)
+from robustreg.evaluation.evidence import write_evidence
+from robustreg.evaluation.hashes import data_sha256, model_sha256
+from robustreg.evaluation.predict import (
+    Snapshot,
+    as_found,
+    check_clean_logits,
+    correct,
+    logits_of,
+    model_device,
+    warn_if_probabilities,
+)
+from robustreg.evaluation.progress import Progress, reporter
+from robustreg.evaluation.results import AttackResult, CurvePoint, Evaluation, Score
+from robustreg.evaluation.samples import check_labels, gather
+from robustreg.evaluation.work import Work, WorkStore
+from robustreg.files import PathLike
+from robustreg.streams import derive_seed
+from robustreg.threat import Threat
+
+
+class EvaluationInterrupted(KeyboardInterrupt):
+    """Ctrl-C during an evaluation; `.evaluation` has what was finished, or is None."""
+
+    def __init__(self, message: str, evaluation: Evaluation | None) -> None:
+        super().__init__(message)
+        self.evaluation = evaluation
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    attacks: Mapping[str, Attack] | Iterable[Attack] | Attack,
+    threat: Threat,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    sequential: bool = False,
+    evidence_dir: PathLike | None = None,
+    survivors: bool = False,
+    curve: Sequence[float] | None = None,
+    curve_attack: str | None = None,
+    curve_samples: int | None = None,
+    progress: bool | Callable[[Progress], object] | None = None,
+) -> Evaluation:
+    """Measure clean and robust accuracy, sample by sample.
+
+    The model runs in eval mode and is left as found: flags, device, weights, BatchNorm statistics, `.grad`,
+    and torch's global random state. Attacks get only samples that the clean model has right; a sample that is
+    wrong when clean counts as wrong under every attack. Every point is checked: an attack whose points are
+    not finite or not inside the threat is reported as "invalid" with the first such sample, and does not
+    enter the worst case.
+
+    Args:
+        model: maps `[B, ...]` in the data's scale to logits `[B, C]`.
+        data: `(x, y)` tensors or arrays, an object with `.x` and `.y`, a Dataset, or an iterable of batches.
+        attacks: one attack, a sequence, or a mapping from names. An attack is called as `(model, x, y)` and
+            returns points like x; the points of this library are attacks, and a function that takes
+            `generator` gets one.
+        threat: what the worst case is about. An attack with a `threat` that may leave this one is held to its
+            own and reported as "other threat"; one whose `threat` is None is "no threat"; neither enters the
+            worst case.
+        seed: all random starts derive from it, the attack's name and the sample's index, not the batch size.
+        batch_size: samples per call of the model and of the attacks.
+        device: where to run; the model's own device by default.
+        sequential: run each attack only on the samples that are still standing. Cheaper, same worst case, but
+            an attack's own accuracy is then what was left after it.
+        evidence_dir: folder for the evidence that `verify` re-checks. While unfinished it also keeps the work
+            done, and the same call takes it up again after an interruption.
+        survivors: keep the points that do not fool the model in the evidence, too.
+        curve: values of eps at which to measure one attack.
+        curve_attack: its name; by default the counted attack with the lowest accuracy that has other eps.
+        curve_samples: how many samples, drawn by `seed`, to measure the curve on; all by default.
+        progress: True for bars with the time left, or a function called with a `Progress` after every batch.
+
+    Returns:
+        An `Evaluation`; accuracies come with 95 % Wilson intervals.
+
+    Raises:
+        TypeError, ValueError: for bad input, before work starts where it can be known before.
+        EvaluationInterrupted: a KeyboardInterrupt with what was finished.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(threat, Threat):
+        raise TypeError(f"the threat must be a Threat(norm, eps), got {type(threat).__name__}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    samples = gather(data).as_model_takes(model)
+    threat.check_input(samples.x)
+    given = named(attacks)
+    roles = {name: role(attack, threat, samples.x) for name, attack in given.items()}
+    _check_curve(given, roles, curve, curve_attack, curve_samples, len(samples))
+    where = torch.device(device) if device is not None else model_device(model)
+    folder = None if evidence_dir is None else Path(evidence_dir)
+    # Known only now that all options are: hashing takes a pass over weights and data.
+    fingerprint = None
+    if folder is not None:
+        fingerprint = {"model": model_sha256(model), "data": data_sha256(samples)}
+
+    with as_found(model, where), reporter(progress) as report:
+        setting = Setting(
+            model=model,
+            samples=samples,
+            device=where,
+            seed=seed,
+            batch_size=batch_size,
+            survivors=survivors,
+            snapshot=Snapshot(model),
+            report=report,
+            store=None if folder is None else WorkStore(folder / "unfinished"),
+            fingerprint=fingerprint,
+        )
+        run = _Run(setting, threat, given, roles, sequential)
+        try:
+            run.clean()
+            run.attack_all()
+            run.measure_curve(curve or (), curve_attack, curve_samples)
+        except KeyboardInterrupt as interrupt:
+            raise EvaluationInterrupted(
+                run.where_it_stopped(folder), run.result(complete=False)
+            ) from interrupt
+    evaluation = run.result(complete=True)
+    assert evaluation is not None  # clean() has run
+    if folder is not None and fingerprint is not None and setting.store is not None:
+        write_evidence(folder, evaluation, run.works, samples, fingerprint)
+        setting.store.clear()
+    return evaluation
+
+
+class _Run:
+    """One evaluation under way; `result` is what is known at any time."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        threat: Threat,
+        attacks: dict[str, Attack],
+        roles: dict[str, str],
+        sequential: bool,
+    ) -> None:
+        self._setting, self._threat, self._sequential = setting, threat, sequential
+        self._attacks, self._roles = attacks, roles
+        self._right: Tensor | None = None
+        self._calibration: Calibration | None = None
+        self._results: list[AttackResult] = []
+        self._curve: list[CurvePoint] = []
+        self.works: dict[str, Work] = {}
+
+    def clean(self) -> None:
+        """Classify the clean samples, and refuse a model or labels that make no sense."""
+        setting, samples = self._setting, self._setting.samples
+        logits: list[Tensor] = []
+        standing = 0
+        for first in range(0, len(samples), setting.batch_size):
+            x = samples.x[first : first + setting.batch_size].to(setting.device)
+            batch = logits_of(setting.model, x).cpu()
+            if first == 0:
+                check_labels(samples.y, batch.shape[1])
+            check_clean_logits(batch, first)
+            logits.append(batch)
+            y = samples.y[first : first + setting.batch_size].cpu()
+            standing += int(correct(batch, y).sum())
+            setting.report(Progress("clean", first + len(x), len(samples), standing))
+        joined, y = torch.cat(logits), samples.y.cpu()
+        warn_if_probabilities(joined)
+        self._right = correct(joined, y)
+        self._calibration = measure_calibration(joined, y)
+        if not self._right.any():
+            warnings.warn(
+                f"the model classifies none of {len(samples)} samples right, so there is nothing to attack",
+                stacklevel=3,
+            )
+
+    def attack_all(self) -> None:
+        """Run the attacks in the order given."""
+        assert self._right is not None  # clean() comes first
+        standing = self._right.clone()
+        for name, attack in self._attacks.items():
+            targets = standing if self._sequential else self._right
+            held_to = self._held_to(name, attack)
+            work = run_attack(self._setting, name, attack, held_to, targets.clone(), stage=name)
+            status = INVALID if work.problem else self._roles[name]
+            if work.problem:
+                warnings.warn(f"attack {name!r} is not counted: {work.problem}", stacklevel=3)
+            result = AttackResult(
+                name=name,
+                attack=describe(attack),
+                threat=held_to,
+                status=status,
+                problem=work.problem,
+                score=Score(work.standing),
+                attacked=work.attacked,
+                seconds=work.seconds,
+            )
+            self.works[name] = work
+            self._results.append(result)
+            if status == COUNTED:
+                standing &= work.standing
+
+    def measure_curve(self, curve: Sequence[float], name: str | None, count: int | None) -> None:
+        """Measure one attack at each eps, every one on its own: nothing makes the curve fall."""
+        if not len(curve):
+            return
+        assert self._right is not None  # clean() comes first
+        name = name or self._strongest()
+        attack = self._attacks[name]
+        chosen = self._subset(count)
+        for eps in curve:
+            threat = (own_threat(attack) or self._threat).with_eps(float(eps))
+            at_eps = attack.with_threat(threat)  # type: ignore[attr-defined]
+            work = self._at_eps(name, at_eps, threat, chosen, float(eps))
+            right = int((work.standing & chosen).sum())
+            self._curve.append(CurvePoint(float(eps), name, right, int(chosen.sum()), work.problem))
+
+    def result(self, complete: bool) -> Evaluation | None:
+        """Return what is known so far; None before the clean samples are classified."""
+        if self._right is None:
+            return None
+        return Evaluation(
+            n=len(self._right),
+            seed=self._setting.seed,
+            threat=self._threat,
+            clean=Score(self._right),
+            attacks=list(self._results),
+            curve=list(self._curve),
+            calibration=self._calibration,
+            sequential=self._sequential,
+            complete=complete,
+        )
+
+    def where_it_stopped(self, folder: Path | None) -> str:
+        """Return one sentence for the person who pressed Ctrl-C."""
+        done = f"{len(self._results)} of {len(self._attacks)} attacks were finished"
+        if folder is None:
+            return f"evaluation interrupted: {done}"
+        return f"evaluation interrupted: {done}; the same call goes on from what is kept in {folder}"
+
+    def _held_to(self, name: str, attack: Attack) -> Threat | None:
+        if self._roles[name] == COUNTED:
+            return self._threat
+        return None if self._roles[name] == NO_THREAT else own_threat(attack)
+
+    def _strongest(self) -> str:
+        able = [
+            r for r in self._results if _has_eps(self._attacks[r.name]) and self._roles[r.name] == COUNTED
+        ]
+        # Of equals the later one: attacks are usually given from weak to strong.
+        return min(reversed(able), key=lambda r: r.score.correct).name
+
+    def _subset(self, count: int | None) -> Tensor:
+        n = len(self._setting.samples)
+        if count is None or count >= n:
+            return torch.ones(n, dtype=torch.bool)
+        generator = torch.Generator().manual_seed(derive_seed(self._setting.seed, "curve"))
+        chosen = torch.zeros(n, dtype=torch.bool)
+        chosen[torch.randperm(n, generator=generator)[:count]] = True
+        return chosen
+
+    def _at_eps(self, name: str, attack: Attack, threat: Threat, chosen: Tensor, eps: float) -> Work:
+        assert self._right is not None  # clean() comes first
+        if eps == 0.0:
+            return Work(attacked=chosen & self._right, standing=chosen & self._right)
+        # The same attack on the same samples with the same random numbers was measured above.
+        if attack == self._attacks[name] and not self._sequential:
+            return self.works[name]
+        targets = chosen & self._right
+        return run_attack(self._setting, name, attack, threat, targets, stage=f"curve eps {eps:g}")
+
+
+def _has_eps(attack: Attack) -> bool:
+    return own_threat(attack) is not None and hasattr(attack, "with_threat")
+
+
+def _check_curve(
+    attacks: dict[str, Attack],
+    roles: dict[str, str],
+    curve: Sequence[float] | None,
+    name: str | None,
+    count: int | None,
+    n: int,
+) -> None:
+    if count is not None and count < 1:
+        raise ValueError(f"curve_samples must be at least 1, got {count}")
+    if name is not None and name not in attacks:
+        raise ValueError(f"curve_attack {name!r} is not among the attacks: {', '.join(attacks) or 'none'}")
+    if curve is None or not len(curve):
+        return
+    for eps in curve:
+        if not (math.isfinite(eps) and eps >= 0):
+            raise ValueError(f"the curve's eps must be finite and not negative, got {eps}")
+    if name is not None and not _has_eps(attacks[name]):
+        raise ValueError(f"curve_attack {name!r} has no threat, so it cannot be measured at other eps")
+    if name is None and not any(_has_eps(a) and roles[k] == COUNTED for k, a in attacks.items()):
+        raise ValueError(
+            "a curve over eps needs an attack with a threat inside the evaluation's, such as PGD"
+        )

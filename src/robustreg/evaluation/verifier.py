@@ -1,0 +1,289 @@
+"""Re-checking an evaluation from its evidence, point by point and with no attack code.
+
+What can be checked is that every sample counted as fooled has a point inside the threat that the model gets
+wrong, and that all accuracies follow. What cannot: that a stronger attack would not fool more samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from robustreg.evaluation.claims import Accuracy, AttackClaim, Claims, read_claims
+from robustreg.evaluation.crafting import INVALID, problem
+from robustreg.evaluation.evidence import MANIFEST, POINTS
+from robustreg.evaluation.hashes import data_sha256, model_sha256
+from robustreg.evaluation.predict import as_found, correct, logits_of, model_device
+from robustreg.evaluation.results import FILE, fractions
+from robustreg.evaluation.samples import Samples, gather
+from robustreg.evaluation.verification import Verification
+from robustreg.files import PathLike, read_json, sha256_file
+
+Predict = Callable[[Tensor], Tensor]
+
+# Another machine or batch size adds in another order, so logits move by some roundings of their size. A gap
+# between # the two largest below this, relative to 1 + the largest magnitude, is no evidence of a mistake.
+NOISE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 3e-2}
+
+
+def verify(
+    evidence_dir: PathLike,
+    model: nn.Module,
+    data: Any,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+) -> Verification:
+    """Re-check the evidence that `evaluate` wrote against the model and the data it is about.
+
+    Checks the hashes of model, data and points; that every stored point is finite, inside ball and box, of
+    the right sample and label, and misclassified; that exactly the samples recorded as fooled have a point;
+    that the clean outcomes are the model's; that worst case and accuracies follow from the outcomes; and that
+    an evaluation.json in the folder above says the same. Where the two largest logits differ by less than
+    floating-point noise between machines (float32: 1e-4 of 1 + the largest magnitude) a prediction fails
+    nothing; those are counted as undecided.
+
+    Args:
+        evidence_dir: the folder with manifest.json and points.safetensors.
+        model: the model, `[B, ...]` to logits `[B, C]`; left as found.
+        data: the samples in any form that `evaluate` takes.
+        batch_size: points per call of the model.
+        device: where to run; the model's own device by default.
+
+    Returns:
+        A `Verification`, true when everything holds. Damaged, cut or missing files are findings in it.
+
+    Raises:
+        TypeError, ValueError: when model or data themselves make no sense.
+    """
+    folder = Path(evidence_dir)
+    found = Verification()
+    samples = gather(data).as_model_takes(model)
+    try:
+        claims = read_claims(folder)
+    except (OSError, ValueError) as error:
+        found.fail("files", str(error))
+        return found
+    _check_hashes(found, claims, model, samples)
+    if len(samples) != claims.n:
+        found.fail("hashes", f"the evidence is about {claims.n} samples, the data have {len(samples)}")
+        return found
+    tensors = _read_points(found, folder / POINTS, claims)
+    where = torch.device(device) if device is not None else model_device(model)
+
+    def predict(x: Tensor) -> Tensor:
+        return torch.cat([logits_of(model, part.to(where)).cpu() for part in torch.split(x, batch_size)])
+
+    with as_found(model, where):
+        _check_clean(found, claims, samples, predict)
+        _check_outcomes(found, claims)
+        for claim in claims.attacks:
+            if claim.status == INVALID:
+                found.notes.append(
+                    f"{claim.name} was invalid when it ran: it has no points and counts nowhere."
+                )
+            elif tensors is not None:
+                _check_points(found, claim, tensors, samples, predict)
+    _check_summary(found, claims, folder.parent / FILE)
+    if found.undecided:
+        found.notes.append(
+            f"{found.undecided} predictions have two logits closer than floating-point noise between "
+            "machines: they are neither confirmed nor refuted."
+        )
+    found.notes.append("Verified is an upper bound of the robust accuracy: a stronger attack may lower it.")
+    return found
+
+
+def _check_hashes(found: Verification, claims: Claims, model: nn.Module, samples: Samples) -> None:
+    if model_sha256(model) != claims.hashes["model"]:
+        found.fail("hashes", "the model's weights are not those that were evaluated (other sha256)")
+    if data_sha256(samples) != claims.hashes["data"]:
+        found.fail("hashes", "the data are not those that were evaluated (other sha256)")
+
+
+def _read_points(found: Verification, file: Path, claims: Claims) -> dict[str, Tensor] | None:
+    if not file.is_file():
+        found.fail("files", f"{file} is missing: no point can be checked")
+        return None
+    if sha256_file(file) != claims.hashes["points"]:
+        found.fail("files", f"{file} was changed after it was written (other sha256)")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        found.fail("files", f"{file} cannot be read, it is damaged or cut short: {error}")
+        return None
+
+
+def _check_clean(found: Verification, claims: Claims, samples: Samples, predict: Predict) -> None:
+    logits, y = predict(samples.x), samples.y.cpu()
+    differ = correct(logits, y) != claims.clean.outcomes
+    undecided = differ & _too_close(logits, y)
+    found.undecided += int(undecided.sum())
+    found.fail_where(differ & ~undecided, "clean", "is not classified as recorded without any attack")
+    _check_accuracy(found, claims.clean, claims.clean.outcomes, "the clean accuracy", None)
+
+
+def _check_outcomes(found: Verification, claims: Claims) -> None:
+    for claim, standing in claims.in_order():
+        if claim is None:
+            continue
+        name, outcomes = claim.name, claim.score.outcomes
+        expected = standing if claims.sequential else claims.clean.outcomes
+        what = "is recorded as attacked though it was wrong before, or was left out"
+        found.fail_where(claim.attacked != expected, "outcomes", what, name)
+        found.fail_where(outcomes & ~claim.attacked, "outcomes", "counts as right but was not attacked", name)
+        _check_accuracy(found, claim.score, outcomes, "the accuracy", name)
+        fooled = int((claim.attacked & ~outcomes).sum())
+        if claim.fooled != fooled:
+            found.fail(
+                "outcomes", f"{claim.fooled} fooled samples are recorded, the outcomes say {fooled}", name
+            )
+    expected_worst = claims.worst_case_outcomes()
+    if (claims.worst_case is None) != (expected_worst is None):
+        found.fail("accuracy", "there is a worst case without an attack that counts, or none with one")
+    elif claims.worst_case is not None and expected_worst is not None:
+        differ = claims.worst_case.outcomes != expected_worst
+        found.fail_where(differ, "outcomes", "has another outcome in the worst case than the attacks give it")
+        _check_accuracy(found, claims.worst_case, expected_worst, "the worst case", None)
+
+
+def _check_accuracy(
+    found: Verification, recorded: Accuracy, outcomes: Tensor, what: str, attack: str | None
+) -> None:
+    right = int(outcomes.sum())
+    for key, value in {"correct": right, **fractions(right, len(outcomes))}.items():
+        # Another machine's sqrt may round the interval otherwise; a changed digit is far above 1e-9.
+        if not math.isclose(recorded.numbers[key], value, rel_tol=0.0, abs_tol=1e-9):
+            got = recorded.numbers[key]
+            found.fail("accuracy", f"{what} has {key} {got:.6g}, but its outcomes give {value:.6g}", attack)
+            return
+
+
+def _check_points(
+    found: Verification, claim: AttackClaim, tensors: dict[str, Tensor], samples: Samples, predict: Predict
+) -> None:
+    name, fooled = claim.name, claim.attacked & ~claim.score.outcomes
+    stored = _stored(found, tensors, name, samples, ("points", "index", "label"))
+    if stored is None:
+        return
+    points, index, label = stored
+    has_point = torch.zeros(len(samples), dtype=torch.bool)
+    has_point[index] = True
+    found.fail_where(fooled & ~has_point, "points", "is recorded as fooled but has no point", name)
+    found.fail_where(has_point & ~fooled, "points", "has a point but is not recorded as fooled", name)
+    found.fail_where(
+        label != samples.y.cpu()[index], "points", "has another label than in the data", name, index
+    )
+    _check_inside(found, claim, points, index, samples)
+    _check_predictions(found, name, points, index, samples, predict, fooled=True)
+    found.points_checked += len(index)
+    if f"{name}.survivors.points" in tensors:
+        kept = _stored(found, tensors, name, samples, ("survivors.points", "survivors.index"))
+        if kept is not None:
+            _check_inside(found, claim, kept[0], kept[1], samples)
+            _check_predictions(found, name, kept[0], kept[1], samples, predict, fooled=False)
+
+
+def _stored(
+    found: Verification, tensors: dict[str, Tensor], name: str, samples: Samples, parts: tuple[str, ...]
+) -> list[Tensor] | None:
+    """Return the attack's tensors, points first, then their samples; None when they are malformed."""
+    kept = [tensors[f"{name}.{part}"] for part in parts if f"{name}.{part}" in tensors]
+    if len(kept) != len(parts):
+        missing = next(part for part in parts if f"{name}.{part}" not in tensors)
+        found.fail("points", f"{POINTS} has no tensor {name}.{missing}", name)
+        return None
+    points, *numbers = kept
+    shape = [len(points), *samples.x.shape[1:]] if points.ndim else []
+    if list(points.shape) != shape or points.dtype != samples.x.dtype:
+        got = f"{list(points.shape)} {points.dtype}"
+        found.fail(
+            "points", f"its points are {got}, the data {list(samples.x.shape)} {samples.x.dtype}", name
+        )
+        return None
+    if any(list(t.shape) != [len(points)] or t.dtype != torch.int64 for t in numbers):
+        found.fail("points", "its points, sample numbers and labels do not belong together", name)
+        return None
+    index = numbers[0]
+    in_range = (index >= 0) & (index < len(samples))
+    if not bool(in_range.all()) or len(torch.unique(index)) != len(index):
+        found.fail("points", "its points are of samples that do not exist, or of one sample twice", name)
+        return None
+    return kept
+
+
+def _check_inside(
+    found: Verification, claim: AttackClaim, points: Tensor, index: Tensor, samples: Samples
+) -> None:
+    x = samples.x.cpu()[index]
+    # The first bad point only, with its distance; which others are bad is of no more use.
+    if len(points) and (bad := problem(points, x, claim.threat)) is not None:
+        row, what = bad
+        sample = int(index[row])
+        found.fail("points", f"the point of sample {sample} {what}", claim.name, sample)
+
+
+def _check_predictions(
+    found: Verification,
+    name: str,
+    points: Tensor,
+    index: Tensor,
+    samples: Samples,
+    predict: Predict,
+    fooled: bool,
+) -> None:
+    if not len(points):
+        return
+    logits, y = predict(points), samples.y.cpu()[index]
+    against = correct(logits, y) == fooled
+    undecided = against & _too_close(logits, y)
+    found.undecided += int(undecided.sum())
+    what = (
+        "has a point that the model classifies right" if fooled else "is right, but its point fools the model"
+    )
+    found.fail_where(against & ~undecided, "points", what, name, index)
+
+
+def _too_close(logits: Tensor, y: Tensor) -> Tensor:
+    """Tell where label and best other class are within floating-point noise of each other, `[B]` bool."""
+    noise = NOISE.get(logits.dtype, 1e-4)
+    values = logits.double()
+    label = values.gather(1, y[:, None]).squeeze(1)
+    other = values.scatter(1, y[:, None], -math.inf).amax(dim=1)
+    size = values.abs().nan_to_num(posinf=0.0).amax(dim=1)
+    return (label - other).abs() <= noise * (1.0 + size)
+
+
+def _check_summary(found: Verification, claims: Claims, file: Path) -> None:
+    """Check that the evaluation.json above the evidence, which is what people read, says the same."""
+    if not file.is_file():
+        return
+    manifest = claims.manifest
+    try:
+        values = read_json(file)
+        rows = {row["name"]: row for row in values["attacks"]}
+        recorded = {row["name"]: row for row in manifest["attacks"]}
+        differ = [key for key in ("n", "seed", "threat", "sequential") if values[key] != manifest[key]]
+        differ += [key for key in ("clean", "worst_case") if values[key] != manifest[key]]
+        differ += [name for name, row in recorded.items() if not _agree(rows.get(name), row)]
+        if rows.keys() != recorded.keys():
+            differ.append("the list of attacks")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found.fail("summary", f"{file} is damaged: {type(error).__name__} {error}")
+        return
+    if differ:
+        found.fail("summary", f"{file} and {MANIFEST} disagree on: {', '.join(differ)}")
+
+
+def _agree(summary: dict[str, Any] | None, recorded: dict[str, Any]) -> bool:
+    """Compare two rows of an attack in what both have."""
+    if summary is None:
+        return False
+    return all(summary[key] == value for key, value in recorded.items() if key not in ("fooled", "stored"))

@@ -1,0 +1,140 @@
+"""The work of one attack, kept sample by sample so that an interrupted evaluation can go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from robustreg.files import PathLike
+
+
+@dataclass
+class Work:
+    """What one attack has done so far on N samples.
+
+    Attributes:
+        attacked: `[N]` bool, the samples it was run on.
+        standing: `[N]` bool, those of them that are still right.
+        fooled: adversarial points that are misclassified, in batches of (indices `[B]`, points `[B, ...]`).
+        survivors: points of samples still right, the same form, when they are asked for.
+        seconds: time it took.
+        problem: the first thing the attack broke, one sentence.
+    """
+
+    attacked: Tensor
+    standing: Tensor
+    fooled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    survivors: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    seconds: float = 0.0
+    problem: str | None = None
+
+    @classmethod
+    def empty(cls, n: int) -> Work:
+        """Nothing done yet."""
+        return cls(torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool))
+
+    def add(self, indices: Tensor, x_adv: Tensor, right: Tensor, keep_survivors: bool) -> None:
+        """Record a batch: indices `[B]`, points `[B, ...]`, which are still right `[B]`; all on the CPU."""
+        self.standing[indices] = right
+        if not right.all():
+            self.fooled.append((indices[~right], x_adv[~right]))
+        if keep_survivors and right.any():
+            self.survivors.append((indices[right], x_adv[right]))
+        # Last: a batch counts as done only when all of it is recorded, wherever Ctrl-C falls.
+        self.attacked[indices] = True
+
+    def done(self, parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Return the batches of `fooled` or `survivors` that are wholly recorded."""
+        return [(i, p) for i, p in parts if bool(self.attacked[i].all())]
+
+
+def joined(parts: list[tuple[Tensor, Tensor]], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Join batches of (indices, points) into `[K]`, `[K, ...]` by index; `like` `[N, ...]` gives shape."""
+    if not parts:
+        return torch.zeros(0, dtype=torch.int64), like.new_zeros((0, *like.shape[1:]), device="cpu")
+    indices = torch.cat([i for i, _ in parts])
+    points = torch.cat([p for _, p in parts])
+    order = indices.argsort()
+    return indices[order], points[order]
+
+
+def write_tensors_atomic(path: PathLike, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file beside its target, force it to the disk, and rename it onto the target.
+
+    Written by name, not as bytes in memory: the points of a large evaluation are gigabytes.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class WorkStore:
+    """A folder of unfinished work, one file an attack, named by a key of all that the work depends on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, key: str, work: Work, like: Tensor) -> None:
+        """Write the work under its key; `like` `[N, ...]` gives the shape of a point."""
+        fooled_index, fooled = joined(work.done(work.fooled), like)
+        survivor_index, survivors = joined(work.done(work.survivors), like)
+        tensors = {
+            "attacked": work.attacked,
+            "standing": work.standing,
+            "fooled.index": fooled_index,
+            "fooled.points": fooled,
+            "survivors.index": survivor_index,
+            "survivors.points": survivors,
+        }
+        metadata = {"seconds": repr(work.seconds), "problem": work.problem or ""}
+        write_tensors_atomic(self._path(key), tensors, metadata)
+
+    def load(self, key: str) -> Work | None:
+        """Read the work of this key, None when there is none or its file cannot be read."""
+        try:
+            with safe_open(self._path(key), framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            parts = {
+                kind: [(tensors[f"{kind}.index"], tensors[f"{kind}.points"])]
+                for kind in ("fooled", "survivors")
+            }
+            return Work(
+                attacked=tensors["attacked"],
+                standing=tensors["standing"],
+                fooled=parts["fooled"],
+                survivors=parts["survivors"],
+                seconds=float(metadata["seconds"]),
+                problem=metadata["problem"] or None,
+            )
+        # Unreadable work is done again: it can be slow, never wrong.
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+            return None
+
+    def clear(self) -> None:
+        """Remove the files of this store, and its folder when nothing else is in it."""
+        for file in self._folder.glob("*.safetensors"):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.safetensors"

@@ -1,0 +1,131 @@
+"""The unit that any engine carries: a module whose forward is a whole step of robust training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustreg.objective import CrossEntropy, Objective, Term
+from robustreg.points import CLEAN, Point
+from robustreg.probe import Probe
+from robustreg.streams import Stream
+
+
+class ObjectiveModule(nn.Module):
+    """Attack, penalties and loss on the bare network, in one forward that returns the loss.
+
+    Wrapped once by DDP, FSDP2 (at its root) or Fabric it gives exactly the single-process gradients; calling a wrapped
+    network several times, or differentiating through the wrapper, does not. It is also what ``torch.compile`` takes
+    whole: :meth:`compile`.
+
+    Args:
+        net: the network, ``[B, ...]`` to logits ``[B, C]``.
+        objective: what to minimise.
+        seed: of the random streams; without it ``torch.initial_seed()`` decides.
+        rank: number of this process, so that processes draw different random points for their shards.
+
+    Attributes:
+        values: each term's value at the last step, detached scalars by name.
+    """
+
+    def __init__(self, net: nn.Module, objective: Objective | Term, seed: int | None = None, rank: int = 0) -> None:
+        super().__init__()
+        self.net = net
+        self.objective = Objective.of(objective) if isinstance(objective, Term) else objective
+        self.seed = seed
+        self.rank = rank
+        self.values: dict[str, Tensor] = {}
+        self._steps = 0
+        self._compiled: Any = None
+        self._options: dict[str, Any] = {}
+
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, *, step: int | None = None, progress: float | None = None
+    ) -> Tensor:
+        """The scalar loss of a batch.
+
+        Args:
+            x: samples ``[B, ...]``.
+            y: labels ``[B]``, -1 for unlabelled.
+            step: number of the step, which names its random stream; counted here if it is not given.
+            progress: of training in [0, 1], for scheduled weights.
+        """
+        if torch.compiler.is_compiling():
+            return self._traced(x, y, self.objective.weights_at(progress), {})
+        stream = Stream(self._stream_seed(), self._steps if step is None else step)
+        self._steps = stream.step + 1
+        if self._compiled is not None:
+            return self._run_compiled(x, y, stream, progress)
+        out = self.objective.detailed(self.net, x, y, progress=progress, stream=stream)
+        self.values = out.values
+        return out.loss
+
+    def compile(self, **options: Any) -> None:
+        """Compile the whole step, attack, double backward and loss, as one graph.
+
+        The first batch is used for a self-test: the compiled gradient of the penalties is compared with eager's in
+        float64, because some layers lose it silently (max-pooling under torch 2.13's inductor does). A network that
+        fails is refused with that reason. Random points are drawn outside the graph, from their own streams; a
+        network's own dropout draws from torch's global generator inside it.
+
+        Args:
+            options: of :func:`torch.compile`, ``backend`` and ``mode`` say.
+        """
+        torch._dynamo.config.trace_autograd_ops = True
+        self._compiled = torch.compile(self._traced, fullgraph=True, **options)
+        self._options = options
+
+    def _run_compiled(self, x: Tensor, y: Tensor | None, stream: Stream, progress: float | None) -> Tensor:
+        if self.objective.prepare(x, y):
+            self._self_test(x, y)
+        weights = {n: torch.as_tensor(w, device=x.device) for n, w in self.objective.weights_at(progress).items()}
+        random = self.objective.needs.random if self.objective.needs is not None else set()
+        noise = {p: p.draw(x, stream.generator(x.device, "draw", p.key)) for p in random}
+        assert self._compiled is not None
+        loss: Tensor = self._compiled(x, y, weights, noise)
+        return loss
+
+    def _traced(
+        self, x: Tensor, y: Tensor | None, weights: Mapping[str, float | Tensor], noise: dict[Point, Tensor]
+    ) -> Tensor:
+        probe = Probe(
+            self.net, x, y, stream=Stream(0), needs=self.objective.needs, noise=noise, threat=self.objective.threat
+        )
+        out = self.objective.evaluate(probe, weights)
+        self.values = out.values
+        return out.loss
+
+    def _self_test(self, x: Tensor, y: Tensor | None) -> None:
+        penalties = tuple((w, t) for w, t in self.objective.entries if not _is_plain_loss(t))
+        if not penalties:
+            return
+        objective = Objective(penalties, self.objective.threat)
+        few, labels = x.detach().double()[:8], None if y is None else y[:8]
+        gradients = []
+        for compiled in (False, True):
+            module = ObjectiveModule(copy.deepcopy(self.net).double(), objective, seed=0)
+            if compiled:
+                objective.prepare(few, labels)
+                module.compile(**self._options)
+            module(few, labels, step=0, progress=0.5).backward()
+            gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in module.net.parameters()])
+        scale = max(float(g.abs().max()) for g in gradients[0])
+        worst = max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True))
+        if worst > 1e-6 * scale:
+            raise RuntimeError(
+                f"compiling this network changes the penalties' gradient (largest difference {worst:.1e} beside a "
+                f"largest entry of {scale:.1e}): train it without compile, or replace max-pooling by strided "
+                "convolutions or average pooling"
+            )
+
+    def _stream_seed(self) -> int:
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        return seed if self.rank == 0 else seed + (self.rank << 40)
+
+
+def _is_plain_loss(term: Term) -> bool:
+    return isinstance(term, CrossEntropy) and term.at == CLEAN

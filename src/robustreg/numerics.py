@@ -1,0 +1,196 @@
+"""Arithmetic that stays finite: norms, KL, cross-entropy and margins, one value per sample.
+
+Every function takes a batch first (`[B, ...]` or logits `[B, C]`), returns `[B]`, and computes in at least
+float32: float16 and bfloat16 inputs are upcast before the arithmetic, float64 stays float64. All of them
+can be differentiated twice, and none hides a problem behind a clamp or a small constant.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["cross_entropy", "dlr", "dual_exponent", "flatten", "kl", "margin", "norm", "upcast"]
+
+UNLABELLED = -1
+"""The label of a sample that has none; losses are zero there."""
+
+# Beyond it the p-norm is the max-norm to float64 rounding, and p * (p - 1) would overflow float32.
+_LARGEST_EXPONENT = 1e15
+
+
+def upcast(v: Tensor) -> Tensor:
+    """Return `v` in the precision to compute in: float32 for anything narrower, otherwise unchanged.
+
+    Raises:
+        ValueError: `v` is not a floating point tensor.
+    """
+    if not v.is_floating_point():
+        raise ValueError(f"expected a floating point tensor, got {v.dtype}: convert it with .float()")
+    return v.float() if v.dtype.itemsize < 4 else v
+
+
+def flatten(v: Tensor) -> Tensor:
+    """Flatten everything but the batch: `[B, ...]` to `[B, D]`; `[B]` becomes `[B, 1]`.
+
+    Raises:
+        ValueError: `v` has no batch dimension.
+    """
+    if v.dim() == 0:
+        raise ValueError("expected a batch [B, ...], got a tensor without dimensions")
+    return v.flatten(1) if v.dim() > 1 else v.unsqueeze(1)
+
+
+def dual_exponent(p: float) -> float:
+    """Return p* with 1/p + 1/p* = 1 (Hoelder): 1 and inf are each other's dual, 2 is its own.
+
+    Raises:
+        ValueError: p < 1 or NaN.
+    """
+    _check_exponent(p)
+    if p == 1:
+        return math.inf
+    return 1.0 if p == math.inf else p / (p - 1)
+
+
+def norm(v: Tensor, p: float) -> Tensor:
+    """Return the p-norm of each sample over all its entries, `[B, ...]` to `[B]`, for any p in [1, inf].
+
+    First and second derivatives are finite everywhere. Where the mathematics has none, they are these:
+    at a zero sample gradient and second derivative are 0; an entry that is exactly 0 contributes 0 to both
+    (for 1 < p < 2 the true second derivative there is infinite); for p = inf the entries that tie for the
+    maximum share the gradient equally. Values neither overflow nor underflow on the way: each sample is
+    divided by its largest entry first. Samples whose largest entry is below the smallest normal number of
+    the dtype count as zero for 1 < p < inf. NaN gives NaN and infinity gives infinity.
+
+    Raises:
+        ValueError: p < 1 or NaN, or `v` not a floating point batch.
+    """
+    _check_exponent(p)
+    rows = flatten(upcast(v))
+    if rows.shape[1] == 0 or p == 1:
+        return rows.abs().sum(1)
+    largest = rows.abs().amax(1)
+    if p > _LARGEST_EXPONENT:
+        return largest
+    # ||v|| = s * ||v / s|| for every s > 0: the derivative with respect to s is 0, so s may be a constant.
+    largest = largest.detach()
+    tiny = torch.finfo(rows.dtype).tiny
+    zero = largest < tiny
+    scale = torch.where(zero | largest.isinf(), 1.0, largest)
+    # Both wheres are needed: the inner one keeps the infinite slopes of the root away from the backward pass.
+    scaled = torch.where(zero.unsqueeze(1), 1.0, rows / scale.unsqueeze(1))
+    return torch.where(zero, 0.0, scale * _root_of_powers(scaled, p, tiny))
+
+
+def _root_of_powers(rows: Tensor, p: float, tiny: float) -> Tensor:
+    """(sum |r|^p)^(1/p) for rows whose largest entry is 1, so that the root's derivatives are finite."""
+    if p == 2:
+        return rows.square().sum(1).sqrt()
+    size = rows.abs()
+    nothing = size < tiny
+    powers = torch.where(nothing, 0.0, torch.where(nothing, 1.0, size).pow(p))
+    return powers.sum(1).pow(1 / p)
+
+
+def kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """Return KL(softmax(p_logits) || softmax(q_logits)) per sample, logits `[B, C]` to `[B]`, in nats.
+
+    Computed from log-probabilities, so value and gradients (to both arguments) are finite at any finite
+    logit gap. Rounding can make the value of two almost equal distributions negative by about 1e-7.
+
+    Raises:
+        ValueError: the shapes differ or are not `[B, C]`.
+    """
+    if p_logits.shape != q_logits.shape:
+        raise ValueError(
+            f"expected two batches of logits of one shape, got {_shape(p_logits)} and {_shape(q_logits)}"
+        )
+    log_p = functional.log_softmax(_logits(p_logits), dim=1)
+    log_q = functional.log_softmax(_logits(q_logits), dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the cross-entropy of each sample, logits `[B, C]` and int labels `[B]` to `[B]`, in nats.
+
+    The target is `(1 - smoothing) * onehot(y) + smoothing / C` (Szegedy et al. 2016). Samples labelled -1
+    have loss 0 and gradient 0. Without smoothing the bits are those of `torch.nn.functional.cross_entropy`.
+
+    Raises:
+        ValueError: wrong shapes, labels that are not integers, smoothing outside [0, 1].
+    """
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"smoothing must lie in [0, 1], got {smoothing!r}")
+    logits, y = _logits_and_labels(logits, y)
+    return functional.cross_entropy(
+        logits, y, ignore_index=UNLABELLED, label_smoothing=smoothing, reduction="none"
+    )
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return z_y - max_{k != y} z_k, logits `[B, C]` to `[B]`: positive where the prediction is right.
+
+    Classes that tie for the maximum share its gradient equally. Samples labelled -1 have margin 0.
+
+    Raises:
+        ValueError: wrong shapes, labels that are not integers, fewer than two classes.
+    """
+    logits, y = _logits_and_labels(logits, y)
+    classes = logits.shape[1]
+    if classes < 2:
+        raise ValueError(f"a margin needs logits of at least 2 classes, got {classes}")
+    unlabelled = y == UNLABELLED
+    own = y.masked_fill(unlabelled, 0).unsqueeze(1)
+    is_own = torch.arange(classes, device=logits.device) == own
+    gap = logits.gather(1, own).squeeze(1) - logits.masked_fill(is_own, -math.inf).amax(1)
+    return torch.where(unlabelled, 0.0, gap)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the difference-of-logits-ratio loss, logits `[B, C]` to `[B]`; larger is worse for the model.
+
+    -(z_y - max_{k != y} z_k) / (z_(1) - z_(3)) with z_(i) the i-th largest logit, invariant to shifts and
+    scales (Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+    parameter-free attacks", section 4). **With fewer than four classes it falls back to -margin**: of two
+    classes there is no z_(3), and of three the ratio is constantly 1, without gradient, wherever z_y is the
+    smallest. Where the three largest logits are equal there is no scale to divide by and the value is -margin
+    too. Samples labelled -1 have loss 0.
+
+    Raises:
+        ValueError: wrong shapes, labels that are not integers, fewer than two classes.
+    """
+    loss = -margin(logits, y)
+    logits = upcast(logits)
+    if logits.shape[1] < 4:
+        return loss
+    top = logits.topk(3, dim=1).values
+    spread = top[:, 0] - top[:, 2]
+    return loss / torch.where(spread < torch.finfo(spread.dtype).tiny, 1.0, spread)
+
+
+def _check_exponent(p: float) -> None:
+    if not p >= 1:  # also refuses NaN
+        raise ValueError(f"expected a norm exponent p in [1, inf], got {p!r}")
+
+
+def _shape(v: Tensor) -> list[int]:
+    return list(v.shape)
+
+
+def _logits(logits: Tensor) -> Tensor:
+    if logits.dim() != 2:
+        raise ValueError(f"expected logits of shape [B, C], got {_shape(logits)}")
+    return upcast(logits)
+
+
+def _logits_and_labels(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    logits = _logits(logits)
+    if y.is_floating_point() or y.is_complex():
+        raise ValueError(f"expected integer class labels, got {y.dtype}")
+    if y.shape != logits.shape[:1]:
+        raise ValueError(f"expected labels of shape [{logits.shape[0]}], one per sample, got {_shape(y)}")
+    return logits, y.long()

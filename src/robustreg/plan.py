@@ -1,0 +1,152 @@
+"""The cost plan: what a step asks of the network, learnt and counted on a small stand-in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from robustreg.probe import Needs, Pass, Probe
+from robustreg.streams import Stream
+
+if TYPE_CHECKING:
+    from robustreg.objective import Objective
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One pass: its kind, the point and mode, and the terms that share it."""
+
+    kind: str
+    point: str
+    mode: str
+    asked_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The passes of one training step over the batch.
+
+    Attributes:
+        forwards: runs of the network.
+        input_backwards: backward passes from a loss to the input, of attacks and gradient penalties.
+        parameter_backwards: forwards whose graph the loss's backward traverses to the parameters.
+        double_backwards: input gradients that the loss's backward traverses again.
+        rows: the passes one by one.
+    """
+
+    forwards: int
+    input_backwards: int
+    parameter_backwards: int
+    double_backwards: int
+    rows: tuple[PlanRow, ...] = ()
+
+    @property
+    def relative_cost(self) -> float:
+        """A rough cost in plain training steps (1 forward + 1 parameter backward).
+
+        A forward counts 1, a backward to the input 1, a backward to the parameters 2, and a double backward 3 more:
+        it goes through the backward's graph once more, both ways.
+        """
+        total = self.forwards + self.input_backwards + 2 * self.parameter_backwards + 3 * self.double_backwards
+        return total / 3.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {**asdict(self), "relative_cost": self.relative_cost}
+
+    def __str__(self) -> str:
+        lines = [f"{'pass':<20} {'point':<12} {'mode':<6} asked by"]
+        grouped: dict[PlanRow, int] = {}
+        for row in self.rows:
+            grouped[row] = grouped.get(row, 0) + 1
+        for row, times in grouped.items():
+            kind = row.kind if times == 1 else f"{times} x {row.kind}"
+            lines.append(f"{kind:<20} {row.point:<12} {row.mode:<6} {', '.join(row.asked_by)}")
+        lines.append(
+            f"per step: {self.forwards} forward, {self.input_backwards} input backward, "
+            f"{self.parameter_backwards} parameter backward, {self.double_backwards} double backward "
+            f"(about {self.relative_cost:.1f} plain steps)"
+        )
+        return "\n".join(lines)
+
+
+class StandIn(nn.Module):
+    """A small smooth network of any input shape, on which a step is rehearsed."""
+
+    def __init__(self, shape: tuple[int, ...] | torch.Size, classes: int) -> None:
+        super().__init__()
+        features = math.prod(shape)
+        g = torch.Generator().manual_seed(0)
+        self.first = nn.Parameter(torch.randn(4, features, generator=g) / math.sqrt(max(features, 1)))
+        self.second = nn.Parameter(torch.randn(classes, 4, generator=g))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, classes]``."""
+        hidden: Tensor = torch.tanh(x.flatten(1) @ self.first.to(x.dtype).T)
+        return hidden @ self.second.to(x.dtype).T
+
+
+def learn(objective: Objective, model: nn.Module, x: Tensor, y: Tensor | None) -> Needs:
+    """What the objective's terms ask for, found by asking them.
+
+    Repeated until it settles: which forward serves a request depends on what else is asked.
+    """
+    needs = Needs()
+    for _ in range(4):
+        asked = _rehearse(objective, model, x, y, needs).asked
+        if asked == needs:
+            break
+        needs = asked
+    return needs
+
+
+def count(objective: Objective, shape: tuple[int, ...], classes: int) -> Plan:
+    """Run a step on a stand-in and count its passes."""
+    x, y = _samples(objective, shape, classes)
+    model = StandIn(shape, classes)
+    with torch.enable_grad():
+        needs = learn(objective, model, x, y)
+        probe = Probe(model, x, y, stream=Stream(0), needs=needs, threat=objective.threat, rehearsing=True)
+        loss = objective.evaluate(probe, objective.weights_at(0.5)).loss
+        reached = _reached(probe.passes, loss)
+    return Plan(
+        forwards=sum(p.kind == "forward" for p in probe.passes),
+        input_backwards=sum(p.kind == "input backward" for p in probe.passes),
+        parameter_backwards=sum(p.kind == "forward" for p in reached),
+        double_backwards=sum(p.kind == "input backward" for p in reached),
+        rows=tuple(PlanRow(p.kind, p.point, p.mode, tuple(p.asked_by)) for p in probe.passes),
+    )
+
+
+def _rehearse(objective: Objective, model: nn.Module, x: Tensor, y: Tensor | None, needs: Needs) -> Probe:
+    probe = Probe(model, x, y, stream=Stream(0), needs=needs, threat=objective.threat)
+    with torch.enable_grad():
+        objective.evaluate(probe, objective.weights_at(0.5))
+    return probe
+
+
+def _samples(objective: Objective, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
+    """A few samples inside every threat's box."""
+    g = torch.Generator().manual_seed(0)
+    x = 0.25 + 0.5 * torch.rand(4, *shape, generator=g)
+    for _, term in objective.entries:
+        for threat in term.threats():
+            x = threat.clip(x)
+    return x, torch.arange(4) % classes
+
+
+def _reached(passes: list[Pass], loss: Tensor) -> list[Pass]:
+    """The passes whose outputs get a gradient when the loss is differentiated."""
+    reached: list[Pass] = []
+    handles = []
+    for p in passes:
+        if p.outputs is not None and p.outputs.requires_grad:
+            handles.append(p.outputs.register_hook(lambda _, p=p: reached.append(p)))  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]
+    for handle in handles:
+        handle.remove()
+    return reached

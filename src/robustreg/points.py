@@ -1,0 +1,257 @@
+"""Points: rules for where to look around a sample, as frozen values.
+
+A :class:`Point` says *where*, not *what*: ``Clean()``, ``Uniform(threat)``, ``Steepest(threat)``. Two equal points are
+the same point: a probe finds it once, runs the network there once, and everybody shares. Attacks are points, and any
+point called with a model and data is an ordinary attack: ``Steepest(threat)(model, x, y) -> x_adv``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from robustreg.losses import Loss, check_loss, needs_labels
+from robustreg.modes import Mode, Model, check_mode
+from robustreg.streams import Stream, content_key, derive_seed
+from robustreg.threat import Threat
+
+if TYPE_CHECKING:
+    from robustreg.probe import Probe
+
+P = TypeVar("P", bound="Point")
+Clip = Literal["threat", "box", "none"]
+
+
+class Point:
+    """A rule for where to look. Subclasses are frozen dataclasses that implement :meth:`locate`."""
+
+    def locate(self, probe: Probe) -> Tensor:
+        """The coordinates ``[B, ...]`` of this point for the probe's batch, without a graph."""
+        raise NotImplementedError
+
+    def draw(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The random numbers behind this point for a batch ``x [B, ...]``; only random points have any."""
+        raise NotImplementedError(f"{type(self).__name__} is not a random point")
+
+    def parts(self) -> Iterator[Point]:
+        """The points that this one is built from (its dataclass fields, unless a subclass knows better)."""
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if isinstance(value, Point):
+                yield value
+
+    def sources(self) -> Iterator[Point]:
+        """Every random point in this one, itself included: the points whose :meth:`draw` will be called."""
+        if type(self).draw is not Point.draw:
+            yield self
+        for part in self.parts():
+            yield from part.sources()
+
+    @property
+    def key(self) -> str:
+        """The name of this point by its content, equal in every process: it names the point's random stream."""
+        return _point_key(self)
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether finding this point needs labels."""
+        loss = getattr(self, "loss", None)
+        return (loss is not None and needs_labels(loss)) or any(p.reads_labels for p in self.parts())
+
+    def with_threat(self: P, threat: Threat) -> P:
+        """This point under another threat, its parts included."""
+        changes: dict[str, Any] = {}
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if isinstance(value, Threat):
+                changes[f.name] = threat
+            elif isinstance(value, Point):
+                changes[f.name] = value.with_threat(threat)
+        return dataclasses.replace(self, **changes) if changes else self  # type: ignore[type-var]
+
+    def __call__(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        noise: Mapping[Point, Tensor] | None = None,
+    ) -> Tensor:
+        """Find the point as an ordinary attack.
+
+        Args:
+            model: maps ``[B, ...]`` to logits ``[B, C]``; its flags, statistics and gradients stay as they are.
+            x: clean samples ``[B, ...]``.
+            y: labels ``[B]``; not needed by points that read none.
+            generator: source of randomness, moved by one draw; without it ``torch.initial_seed()`` decides.
+            noise: the draws of the random points inside, as :func:`draw_per_sample` makes them.
+
+        Returns:
+            The points ``[B, ...]``, without a graph, of x's dtype and device.
+        """
+        from robustreg.probe import Probe
+
+        if y is None and self.reads_labels:
+            raise ValueError(f"{type(self).__name__} needs labels y to attack with the loss that it climbs")
+        probe = Probe(model, x, y, stream=Stream.from_generator(generator), noise=noise, attacking=True)
+        return probe.at(self)
+
+
+@lru_cache(maxsize=4096)
+def _point_key(point: Point) -> str:
+    return content_key(point)
+
+
+def draw_per_sample(point: Point, x: Tensor, seeds: Sequence[int]) -> dict[Point, Tensor]:
+    """The draws of every random point inside ``point``, each sample from its own seed.
+
+    With them an attack gives a sample the same start whatever batch the sample travels in.
+    """
+    draws: dict[Point, Tensor] = {}
+    for source in dict.fromkeys(point.sources()):
+        rows = [
+            source.draw(x[i : i + 1], torch.Generator(device=x.device).manual_seed(derive_seed(seed, source.key)))
+            for i, seed in enumerate(seeds)
+        ]
+        draws[source] = torch.cat(rows) if rows else torch.empty_like(x)
+    return draws
+
+
+@dataclass(frozen=True)
+class Clean(Point):
+    """The sample itself."""
+
+    def locate(self, probe: Probe) -> Tensor:
+        """``x``."""
+        return probe.x
+
+
+CLEAN = Clean()
+
+
+@dataclass(frozen=True)
+class Uniform(Point):
+    """A point drawn uniformly from the ball around the sample, then clipped as ``clip`` says.
+
+    Args:
+        threat: the ball and the box.
+        number: of the draw: equal points share theirs, another number makes another.
+        scale: the ball's radius as a multiple of ``threat.eps`` (N-FGSM starts from 2).
+        clip: ``"box"`` keeps the point within the threat's bounds, ``"none"`` does not.
+    """
+
+    threat: Threat
+    number: int = 0
+    scale: float = 1.0
+    clip: Clip = "box"
+
+    def draw(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A perturbation ``[B, ...]`` uniform in the ball of radius ``scale * eps``."""
+        threat = self.threat if self.scale == 1.0 else self.threat.with_eps(self.scale * self.threat.eps)
+        return threat.random(x, generator)
+
+    def locate(self, probe: Probe) -> Tensor:
+        """The sample plus its draw."""
+        return clipped(probe.x + probe.noise(self), probe.x, self.threat, self.clip)
+
+
+@dataclass(frozen=True)
+class Gaussian(Point):
+    """The sample with isotropic normal noise of standard deviation ``std`` per feature (pixel scale 0-1).
+
+    It is not a worst case within any ball, so evaluations report it beside the attacks and never in the worst case.
+    """
+
+    std: float
+    number: int = 0
+    bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.std >= 0:
+            raise ValueError(f"std must be >= 0, got {self.std}")
+
+    def draw(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Standard normal numbers ``[B, ...]``."""
+        return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    def locate(self, probe: Probe) -> Tensor:
+        """The sample plus noise, within ``bounds`` if there are any."""
+        noisy = probe.x + self.std * probe.noise(self)
+        return noisy if self.bounds is None else noisy.clamp(*self.bounds)
+
+
+@dataclass(frozen=True)
+class Steepest(Point):
+    """One step along the steepest ascent direction of the loss in the threat's norm.
+
+    ``start + scale * e`` with ``e = eps * sign(g) * (|g| / ||g||_{p*})^{1/(p-1)}`` (Lyu et al. 2015), ``g`` the
+    gradient of the loss at ``start``: the fast gradient sign method for ``p = inf``, the normalised gradient for
+    ``p = 2``. The point is a constant: no gradient flows through it.
+
+    Args:
+        threat: norm and radius.
+        start: where the gradient is taken; a random start makes R-FGSM and its kin.
+        scale: length of the step as a multiple of ``eps``; negative descends.
+        loss: the loss that is climbed.
+        mode: the mode in which the network is run to find the gradient.
+        clip: ``"none"`` is the mathematics; ``"box"`` keeps the point within the bounds, ``"threat"`` within ball and box.
+    """
+
+    threat: Threat
+    start: Point = CLEAN
+    scale: float = 1.0
+    loss: Loss = "ce"
+    mode: Mode = "eval"
+    clip: Clip = "none"
+
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+        check_mode(self.mode)
+
+    def locate(self, probe: Probe) -> Tensor:
+        """The start plus the step."""
+        g = probe.grad(self.start, self.loss, self.mode)
+        z = probe.at(self.start) + self.scale * self.threat.steepest(g)
+        return clipped(z, probe.x, self.threat, self.clip)
+
+
+@dataclass(frozen=True)
+class Along(Point):
+    """The point ``start + t * (end - start)`` on the line through two points."""
+
+    start: Point = CLEAN
+    end: Point = CLEAN
+    t: float = 0.5
+
+    def locate(self, probe: Probe) -> Tensor:
+        """Linear interpolation; ``t`` may lie outside [0, 1]."""
+        start = probe.at(self.start)
+        return start + self.t * (probe.at(self.end) - start)
+
+
+def clipped(z: Tensor, x: Tensor, threat: Threat, clip: Clip) -> Tensor:
+    """``z`` within the threat around ``x``, within its box, or as it is."""
+    if clip == "threat":
+        return threat.project(z, x)
+    if clip == "box":
+        return threat.clip(z)
+    if clip == "none":
+        return z
+    raise ValueError(f"clip must be 'threat', 'box' or 'none', got {clip!r}")
+
+
+def FGSM(
+    threat: Threat, start: Point = CLEAN, step: float = 1.0, loss: Loss = "ce", mode: Mode = "eval"
+) -> Steepest:
+    """The fast gradient method in the threat's norm, kept within the threat (Goodfellow et al. 2015 for ``linf``).
+
+    ``FGSM(threat, start=Uniform(threat), step=1.25)`` is RS-FGSM (Wong et al. 2020).
+    """
+    return Steepest(threat, start=start, scale=step, loss=loss, mode=mode, clip="threat")

@@ -1,0 +1,362 @@
+"""The probe: one batch under one network, where everything that is asked for is computed once and shared.
+
+It is the only place that runs the network. Terms ask for logits, losses and input gradients at points; the probe
+memoises each by what was asked (point, mode, loss) and keeps the list of passes, which is the cost plan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robustreg import numerics
+from robustreg.losses import Loss, labelled
+from robustreg.modes import Mode, Model, running
+from robustreg.points import CLEAN, Point
+from robustreg.streams import Stream, global_seed
+from robustreg.threat import Threat
+
+ForwardKey = tuple[Point, Mode, Point]
+GradKey = tuple[Point, Loss, Mode, Point]
+
+
+@dataclass
+class Needs:
+    """What a step of an objective will ask for, learnt in a rehearsal, so that each graph is built once and right.
+
+    Attributes:
+        input_graph: forwards whose input must carry a gradient.
+        differentiable: input gradients through which the loss will be differentiated again.
+        train: forwards asked for in ``"train"`` mode; ``"batch"`` requests for the same point are served by them.
+        random: random points, whose draws a compiled step must be handed.
+    """
+
+    input_graph: set[ForwardKey] = field(default_factory=set)
+    differentiable: set[GradKey] = field(default_factory=set)
+    train: set[tuple[Point, Point]] = field(default_factory=set)
+    random: set[Point] = field(default_factory=set)
+
+
+@dataclass
+class Pass:
+    """One run of the network, or one backward to its input, and who asked for it."""
+
+    kind: str  # "forward" or "input backward"
+    point: str
+    mode: Mode
+    asked_by: list[str]
+    outputs: Tensor | None = None  # kept in rehearsals only, to see which passes the loss's backward reaches
+
+
+@dataclass
+class _Forward:
+    u: Tensor  # coordinates, requiring grad where asked
+    logits: Tensor
+    record: Pass
+
+
+class Probe:
+    """Shared quantities of one batch.
+
+    Args:
+        model: maps ``[B, ...]`` to logits ``[B, C]``.
+        x: clean samples ``[B, ...]``, floating point.
+        y: labels ``[B]``, -1 where there is none; None where no term reads labels.
+        stream: source of every random number of this step.
+        needs: what will be asked, if it is known.
+        noise: draws of random points that were made beforehand.
+        threat: the threat that terms without one of their own use.
+        attacking: points are wanted for themselves: searching attacks may stop early, sample by sample.
+        rehearsing: keep every graph and output, to learn needs and to count passes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor | None,
+        *,
+        stream: Stream,
+        needs: Needs | None = None,
+        noise: Mapping[Point, Tensor] | None = None,
+        threat: Threat | None = None,
+        attacking: bool = False,
+        rehearsing: bool = False,
+    ) -> None:
+        if not x.is_floating_point():
+            raise TypeError(f"x must be floating point (pixels in 0-1), got {x.dtype}; divide 0-255 images by 255")
+        self.model = model
+        self.x = x.detach()
+        self.y = y
+        self.stream = stream
+        self.threat = threat
+        self.attacking = attacking
+        self.passes: list[Pass] = []
+        self.asking = ""
+        self.asked = Needs()
+        self.deferred: list[Callable[[], None]] = []
+        self._needs = needs
+        self._noise: dict[Point, Tensor] = dict(noise or {})
+        self._rehearsing = rehearsing
+        self._observing = False
+        self._range_checked = False
+        self._at: dict[Point, Tensor] = {}
+        self._forwards: dict[ForwardKey, _Forward] = {}
+        self._grads: dict[GradKey, tuple[Tensor, Pass, bool]] = {}
+
+    # -- what terms and points ask for ---------------------------------------------------------------------------
+
+    def at(self, point: Point = CLEAN) -> Tensor:
+        """Coordinates ``[B, ...]`` of a point, without a graph."""
+        if point not in self._at:
+            self._at[point] = point.locate(self).detach()
+        return self._at[point]
+
+    def logits(
+        self, point: Point = CLEAN, mode: Mode = "train", *, dropout_of: Point | None = None
+    ) -> Tensor:
+        """Logits ``[B, C]`` at a point, in at least float32, with the graph to the parameters.
+
+        ``dropout_of`` makes the forward use the dropout masks of another point's (a finite difference needs the same
+        masks on both ends); by default every point has its own.
+        """
+        return self._forward(point, mode, dropout_of, input_graph=False).logits
+
+    def loss(
+        self,
+        point: Point = CLEAN,
+        loss: Loss = "ce",
+        mode: Mode = "train",
+        *,
+        dropout_of: Point | None = None,
+    ) -> Tensor:
+        """The loss ``[B]`` at a point; 0 for samples without a label where the loss reads labels."""
+        return self.loss_function(loss, mode)(self.logits(point, mode, dropout_of=dropout_of), None)
+
+    def grad(
+        self,
+        point: Point = CLEAN,
+        loss: Loss = "ce",
+        mode: Mode = "train",
+        *,
+        differentiable: bool = False,
+        dropout_of: Point | None = None,
+    ) -> Tensor:
+        """The gradient ``[B, ...]`` of each sample's loss with respect to its own input at a point.
+
+        It is the gradient of the *sum* of the losses, so nothing is divided by the batch size. Without
+        ``differentiable`` the result is a constant; with it the gradient can be differentiated again (double backward).
+        """
+        mode = self._serving(point, mode, dropout_of or point)
+        key: GradKey = (point, loss, mode, dropout_of or point)
+        if differentiable and not self._observing:
+            self.asked.differentiable.add(key)
+        known = self._grads.get(key)
+        if known is None or (differentiable and not known[2] and not self._observing):
+            known = self._grads[key] = self._input_gradient(key, differentiable)
+        g, record, _ = known
+        self._share(record)
+        return g if differentiable and not self._observing else g.detach()
+
+    def noise(self, point: Point) -> Tensor:
+        """The random numbers ``[B, ...]`` of a random point: its own stream, drawn once."""
+        if point not in self._noise:
+            self.asked.random.add(point)
+            generator = self.stream.generator(self.x.device, "draw", point.key)
+            self._noise[point] = point.draw(self.x, generator)
+        return self._noise[point]
+
+    def loss_function(self, loss: Loss, mode: Mode) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """``(logits [b, C], rows) -> [b]`` for the whole batch (rows None) or the rows of it that are still in play."""
+        if loss == "kl":
+            reference = self.logits(CLEAN, mode).detach()
+            return lambda logits, rows: numerics.kl(reference if rows is None else reference[rows], logits)
+        function = labelled(loss)
+        y = self.labels()
+
+        def of(logits: Tensor, rows: Tensor | None) -> Tensor:
+            self._check_range(logits)
+            return function(logits, y if rows is None else y[rows])
+
+        return of
+
+    def labels(self) -> Tensor:
+        """The labels ``[B]``, or a sentence where there are none."""
+        if self.y is None:
+            raise ValueError(f"{self.asking or 'this point'} needs labels, but y is None")
+        return self.y
+
+    def required_threat(self) -> Threat:
+        """The objective's threat, or a sentence where there is none."""
+        if self.threat is None:
+            raise ValueError(f"{self.asking or 'this term'} needs a threat, but none was given")
+        return self.threat
+
+    # -- for points that search: runs at coordinates which nobody will ask for again ------------------------------
+
+    def run(
+        self, u: Tensor, mode: Mode, *key: object, point: Point | None = None, graph: bool = False
+    ) -> Tensor:
+        """Logits ``[b, C]`` at coordinates ``u [b, ...]``; ``key`` names the run's random stream."""
+        with contextlib.nullcontext() if graph else torch.no_grad():
+            logits = self._apply(u, mode, "run", *key)
+        self._record("forward", _name(point) if point else "search", mode)
+        return logits
+
+    def ascend(
+        self,
+        z: Tensor,
+        rows: Tensor | None,
+        loss: Loss,
+        mode: Mode,
+        *key: object,
+        point: Point,
+        gradient: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One step of a search at ``z [b, ...]``: logits ``[b, C]``, losses ``[b]`` and input gradient ``[b, ...]``.
+
+        ``rows`` are the batch's samples that are still in play (None for all); without ``gradient`` it only looks.
+        """
+        function = self.loss_function(loss, mode)
+        with torch.set_grad_enabled(gradient):
+            u = self._leaf(z) if gradient else z
+            logits = self.run(u, mode, *key, point=point, graph=gradient)
+            losses = function(logits, rows)
+            g = torch.autograd.grad(losses.sum(), u)[0] if gradient else None
+        if gradient:
+            self._record("input backward", _name(point), mode)
+        return logits.detach(), losses.detach(), g
+
+    def first_logits(self) -> Tensor | None:
+        """The logits of the first forward that was made at a point, if any."""
+        return next((f.logits for f in self._forwards.values()), None)
+
+    # -- states of a step ------------------------------------------------------------------------------------------
+
+    def defer(self, action: Callable[[], None]) -> None:
+        """Have a stateful term's update run after the step was computed, and not at all in a rehearsal."""
+        self.deferred.append(action)
+
+    @contextlib.contextmanager
+    def observing(self) -> Iterator[None]:
+        """For terms that are only logged: no statistics are updated and nothing is differentiated twice."""
+        self._observing = True
+        try:
+            yield
+        finally:
+            self._observing = False
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _serving(self, point: Point, mode: Mode, dropout: Point) -> Mode:
+        """The mode of the forward that serves a request: ``"train"`` serves ``"batch"`` too, if it runs anyway."""
+        if mode == "train" and self._observing and (point, "train", dropout) not in self._forwards:
+            return "batch"
+        if mode == "batch":
+            planned = self._needs is not None and (point, dropout) in self._needs.train
+            if planned or (point, "train", dropout) in self._forwards:
+                return "train"
+        return mode
+
+    def _forward(self, point: Point, mode: Mode, dropout_of: Point | None, *, input_graph: bool) -> _Forward:
+        dropout = dropout_of or point
+        mode = self._serving(point, mode, dropout)
+        key: ForwardKey = (point, mode, dropout)
+        if mode == "train":
+            self.asked.train.add((point, dropout))
+        if input_graph and not self._observing:
+            self.asked.input_graph.add(key)
+        known = self._forwards.get(key)
+        if known is None:
+            wanted = input_graph or (self._needs is not None and key in self._needs.input_graph)
+            known = self._forwards[key] = self._make(key, wanted)
+        elif input_graph and not known.u.requires_grad:
+            # Nobody foresaw this request. Running once more is right, if dearer; statistics are not updated twice.
+            rerun: Mode = "batch" if mode == "train" else mode
+            known = self._make((point, rerun, dropout), True)
+            if not self._observing:
+                self._forwards[key] = known
+        self._share(known.record)
+        return known
+
+    def _make(self, key: ForwardKey, input_graph: bool) -> _Forward:
+        point, mode, dropout = key
+        z = self.at(point)
+        with torch.enable_grad() if input_graph else contextlib.nullcontext():
+            u = self._leaf(z) if input_graph else z
+            logits = self._apply(u, mode, "point", dropout)
+        record = self._record("forward", _name(point), mode)
+        if self._rehearsing:
+            record.outputs = logits
+        return _Forward(u, logits, record)
+
+    def _input_gradient(self, key: GradKey, differentiable: bool) -> tuple[Tensor, Pass, bool]:
+        point, loss, mode, dropout = key
+        forward = self._forward(point, mode, dropout, input_graph=True)
+        create = differentiable or (self._needs is not None and key in self._needs.differentiable)
+        create = create and not self._observing
+        with torch.enable_grad():
+            losses = self.loss_function(loss, mode)(forward.logits, None)
+            (g,) = torch.autograd.grad(losses.sum(), forward.u, retain_graph=True, create_graph=create)
+        record = self._record("input backward", _name(point), mode)
+        if self._rehearsing and create:
+            record.outputs = g
+        return g, record, create
+
+    def _leaf(self, z: Tensor) -> Tensor:
+        """Coordinates that carry a gradient."""
+        if not torch.compiler.is_compiling():
+            return z.detach().requires_grad_()
+        # A compiled graph may not make leaves. A zero times a parameter carries the gradient instead and adds exactly
+        # nothing to the parameter's own.
+        anchor: Tensor = next(p for p in self.model.parameters() if p.requires_grad)  # type: ignore[attr-defined]
+        return z + (0 * anchor.flatten()[0]).to(z.dtype)
+
+    def _apply(self, u: Tensor, mode: Mode, *key: object) -> Tensor:
+        with running(self.model, mode):
+            if torch.compiler.is_compiling():
+                logits: object = self.model(u)
+            else:
+                with global_seed(u.device, self._seed_of(key)):
+                    logits = self.model(u)
+        if not isinstance(logits, Tensor):
+            raise TypeError(
+                f"the model must return logits [B, C] as one tensor, but returned a {type(logits).__name__}"
+            )
+        if logits.ndim != 2 or logits.shape[0] != u.shape[0]:
+            raise ValueError(
+                f"the model must return logits [B, C] with B = {u.shape[0]}, but returned {list(logits.shape)}"
+            )
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+    def _seed_of(self, key: tuple[object, ...]) -> int:
+        return self.stream.derive("forward", *(part.key if isinstance(part, Point) else part for part in key))
+
+    def _check_range(self, logits: Tensor) -> None:
+        # Once per batch and on the CPU only: elsewhere it would wait for the device, and the loss itself refuses.
+        if self._range_checked or self.y is None or self.y.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        self._range_checked = True
+        if self.y.numel() and int(self.y.max()) >= logits.shape[1]:
+            raise ValueError(
+                f"labels run up to {int(self.y.max())}, but the model has {logits.shape[1]} classes: labels must lie in "
+                f"0..{logits.shape[1] - 1}, or be -1 for unlabelled"
+            )
+
+    def _record(self, kind: str, point: str, mode: Mode) -> Pass:
+        record = Pass(kind, point, mode, [self.asking])
+        self.passes.append(record)
+        return record
+
+    def _share(self, record: Pass) -> None:
+        if self.asking not in record.asked_by:
+            record.asked_by.append(self.asking)
+
+
+def _name(point: Point) -> str:
+    """A short name of a point for the plan's table."""
+    return type(point).__name__.lower()

@@ -1,0 +1,162 @@
+"""The summary: what was run, in a sentence that judges nothing and a list of facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from robustreg.report import formatting as fmt
+from robustreg.report.aggregate import Group, attack_keys
+from robustreg.report.charts import COLOURS
+from robustreg.report.reading import Run
+
+_STATUS = {
+    "finished": "a finished training run",
+    "running": "a training run that had not ended when this page was written",
+    "interrupted": "a training run that was interrupted",
+    "failed": "a training run that failed",
+    "unknown": "a training run of unknown status",
+}
+_SPLITS = {"train": "training", "validation": "validation", "test": "test"}
+
+
+def summary(runs: Sequence[Run], groups: Sequence[Group], compared: bool) -> dict[str, Any]:
+    """One sentence, the key figures of a single run, the facts, and the list of a comparison's runs."""
+    if compared:
+        return {
+            "sentence": _comparison_sentence(runs, groups),
+            "status": None,
+            "figures": [],
+            "facts": _facts(runs),
+            "runs": [
+                _run_row(run, index % COLOURS) for index, group in enumerate(groups) for run in group.runs
+            ],
+        }
+    run = runs[0]
+    own = [("Recipe", run.name), ("Seed", "" if run.seed is None else str(run.seed))]
+    figures = _figures(run)
+    shown = {figure["label"] for figure in figures}
+    facts = [*own, *_facts(runs), *_times(run)]
+    return {
+        "sentence": _run_sentence(run),
+        "status": run.status,
+        "figures": figures,
+        "facts": [(name, value) for name, value in facts if value and name not in shown],
+        "runs": [],
+    }
+
+
+def problems(runs: Sequence[Run], others: Sequence[str], compared: bool) -> list[str]:
+    """The sentences about files that could not be read."""
+    return [*others, *(f"{run.name}: {text}" if compared else text for run in runs for text in run.problems)]
+
+
+def _run_sentence(run: Run) -> str:
+    words = f"{run.name} is {_STATUS[run.status]}"
+    if model := _name_of(run.info.get("model")):
+        words += f" of the model {model}"
+    if data := _name_of(run.info.get("data")):
+        words += f" on {data}"
+    return f"{words}, {_evaluated([run])}."
+
+
+def _comparison_sentence(runs: Sequence[Run], groups: Sequence[Group]) -> str:
+    if not runs:
+        return "This comparison lists no run that could be read."
+    what = f"{len(runs)} training {'run' if len(runs) == 1 else 'runs'}"
+    if len(groups) < len(runs):
+        what = f"{len(groups)} {'recipe' if len(groups) == 1 else 'recipes'} in {what}"
+    data = list(dict.fromkeys(filter(None, (_name_of(run.info.get("data")) for run in runs))))
+    return f"This page compares {what}{' on ' + ' and '.join(data) if data else ''}, {_evaluated(runs)}."
+
+
+def _evaluated(runs: Sequence[Run]) -> str:
+    found = [run.evaluation for run in runs if run.evaluation is not None]
+    if not found:
+        return "not evaluated yet" if len(runs) == 1 else "none of them evaluated yet"
+    words = "evaluated" if len(found) == len(runs) else f"{len(found)} of them evaluated"
+    sizes = sorted({e.n for e in found if e.n is not None})
+    if sizes:
+        words += f" on {' or '.join(fmt.count(n) for n in sizes)} samples"
+    attacks = len(attack_keys(runs))
+    if not attacks:
+        return f"{words} without an attack"
+    return f"{words}, clean and under {attacks} {'attack' if attacks == 1 else 'attacks'}"
+
+
+def _figures(run: Run) -> list[dict[str, str]]:
+    figures = []
+    if (evaluation := run.evaluation) is not None:
+        threat = fmt.threat_name(evaluation.threat)
+        for label, score, extra in (
+            ("Clean accuracy", evaluation.clean, ""),
+            ("Worst case over the attacks", evaluation.worst, threat),
+        ):
+            if score is not None:
+                ends = fmt.interval(score.low, score.high)
+                figures.append(
+                    {"label": label, "value": fmt.percent(score.accuracy), "note": ends, "extra": extra}
+                )
+    if run.step_seconds is not None:
+        time = fmt.seconds(run.step_seconds)
+        figures.append({"label": "Training step", "value": time, "note": "", "extra": "median, measured"})
+    if (parameters := _count(run.info.get("parameters"))) and len(figures) < 4:
+        figures.append({"label": "Parameters", "value": parameters, "note": "", "extra": ""})
+    return figures
+
+
+def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What the runs share, or every different value of it; a fact nobody knows is left out."""
+    readers: dict[str, Callable[[Run], str]] = {
+        "Model": lambda run: fmt.describe(run.info.get("model") or ""),
+        "Parameters": lambda run: _count(run.info.get("parameters")),
+        "Data": lambda run: _data(run.info.get("data")),
+        "Trained against": lambda run: fmt.threat_name(run.info.get("threat")),
+        "Evaluated against": lambda run: fmt.threat_name(run.evaluation.threat) if run.evaluation else "",
+        "Versions": lambda run: fmt.describe(run.info.get("versions") or ""),
+    }
+    facts = [
+        (name, "; ".join(dict.fromkeys(filter(None, map(read, runs))))) for name, read in readers.items()
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _times(run: Run) -> list[tuple[str, str]]:
+    started = fmt.moment(run.info.get("started"))
+    taken = fmt.duration(run.info.get("started"), run.info.get("finished"))
+    return [
+        ("Started", started.strftime("%Y-%m-%d %H:%M") if started else ""),
+        ("Took", "" if taken == fmt.UNKNOWN else taken),
+    ]
+
+
+def _run_row(run: Run, colour: int) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "colour": colour,
+        "seed": fmt.UNKNOWN if run.seed is None else str(run.seed),
+        "status": run.status,
+        "took": fmt.duration(run.info.get("started"), run.info.get("finished")),
+        "threat": fmt.threat_name(run.info.get("threat")) or fmt.UNKNOWN,
+        "folder": run.folder.name,
+    }
+
+
+def _data(data: Any) -> str:
+    if not isinstance(data, Mapping):
+        return fmt.describe(data) if data else ""
+    name = str(data.get("description") or data.get("name") or "").rstrip(".")
+    parts = [f"{fmt.count(data[key])} {word}" for key, word in _SPLITS.items() if fmt.integer(data.get(key))]
+    digest = data.get("sha256")
+    if isinstance(digest, str) and digest:
+        parts.append(f"SHA-256 {digest[:12]}…")
+    return ", ".join(filter(None, [name, *parts]))
+
+
+def _name_of(value: Any) -> str:
+    name = value.get("name") if isinstance(value, Mapping) else value
+    return name if isinstance(name, str) else ""
+
+
+def _count(value: Any) -> str:
+    return fmt.count(value) if fmt.integer(value) is not None else ""

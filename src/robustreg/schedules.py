@@ -1,0 +1,80 @@
+"""Weights that change over training: functions of progress in [0, 1].
+
+Any callable of progress is a schedule; these are values with a readable form that recipes can name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Schedule = Callable[[float], float]
+Weight = float | Schedule
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Linear from ``start`` to ``end`` while progress runs from 0 to ``until``, then constant."""
+
+    start: float
+    end: float
+    until: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.until <= 1.0:
+            raise ValueError(f"until is the progress at which the ramp ends and must lie in (0, 1], got {self.until}")
+
+    def __call__(self, progress: float) -> float:
+        """The weight at ``progress``."""
+        return self.start + (self.end - self.start) * min(max(progress, 0.0) / self.until, 1.0)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from ``start`` to ``end`` while progress runs from 0 to ``until``, then constant."""
+
+    start: float
+    end: float
+    until: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.until <= 1.0:
+            raise ValueError(f"until is the progress at which the curve ends and must lie in (0, 1], got {self.until}")
+
+    def __call__(self, progress: float) -> float:
+        """The weight at ``progress``."""
+        done = min(max(progress, 0.0) / self.until, 1.0)
+        return self.end + (self.start - self.end) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Product:
+    """The product of two weights, each a number or a schedule: what scaling a scheduled term means."""
+
+    first: Weight
+    second: Weight
+
+    def __call__(self, progress: float) -> float:
+        """The weight at ``progress``."""
+        return weight_at(self.first, progress) * weight_at(self.second, progress)
+
+
+def times(first: Weight, second: Weight) -> Weight:
+    """The product of two weights, kept a number where both are."""
+    if callable(first) or callable(second):
+        if first == 1.0 or second == 1.0:
+            return second if first == 1.0 else first
+        return Product(first, second)
+    return first * second
+
+
+def weight_at(weight: Weight, progress: float | None) -> float:
+    """The number behind a weight; a schedule needs the progress."""
+    if not callable(weight):
+        return weight
+    if progress is None:
+        raise ValueError(
+            f"the objective has a scheduled weight, {weight}: pass progress=... (0 at the start of training, 1 at its end)"
+        )
+    return float(weight(progress))
