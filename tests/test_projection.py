@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustreg import numerics
+from robustreg import numerics, projection
 from robustreg.projection import project_l1, project_l2, project_lp
 
 OTHER = [1.0001, 1.01, 1.1, 1.5, 1.9, 2.1, 3.0, 10.0, 1e4, 1e6]
@@ -129,3 +129,14 @@ def test_nan_stays_in_its_row() -> None:
 def test_exact_projections_are_differentiable(p: float) -> None:
     v = difficult_rows(p, 2.0)[:3, :6].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda v: project(v, 0.5, p), (v,))
+
+
+@pytest.mark.parametrize("p", OTHER)
+@pytest.mark.parametrize("scale", [1.001, 1.5, 30.0, 1e6])
+def test_more_steps_would_not_change_the_result(p: float, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    radius = 0.3
+    v = difficult_rows(p, scale * radius, seed=1)
+    z = project_lp(v, radius, p)
+    monkeypatch.setattr(projection, "_MULTIPLIER_STEPS", 60)
+    monkeypatch.setattr(projection, "_COORDINATE_STEPS", 60)
+    assert (numerics.norm(z - project_lp(v, radius, p), 2) <= 1e-6 * radius).all()

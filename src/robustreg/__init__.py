@@ -18,13 +18,14 @@ from robustreg import losses, methods, numerics, penalties
 from robustreg.attacks import PGD
 from robustreg.losses import SmoothedCrossEntropy
 from robustreg.module import ObjectiveModule
-from robustreg.objective import CrossEntropy, Detailed, LossAt, Objective, Term, Vulnerability, Weighted, weighted
+from robustreg.objective import Detailed, Objective
 from robustreg.penalties import GradientNorm, Perturbed
 from robustreg.plan import Plan
 from robustreg.points import FGSM, Along, Clean, Gaussian, Point, Steepest, Uniform
 from robustreg.probe import Probe
 from robustreg.registry import register
 from robustreg.schedules import Cosine, Ramp
+from robustreg.terms import CrossEntropy, LossAt, Term, Vulnerability, Weighted, weighted
 from robustreg.threat import Threat
 
 if TYPE_CHECKING:

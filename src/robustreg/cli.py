@@ -50,18 +50,16 @@ def app() -> typer.Typer:
     """The commands as a Typer application."""
     import typer
 
-    from robustreg.commands import compare, demo, evaluate, listing, report, show, train, verify
+    from robustreg.commands import compare, demo, evaluate, listing, report, root, show, train, verify
 
     application = typer.Typer(
         name=PROG,
-        help="Train, attack and compare adversarially robust classifiers.",
-        epilog="Any command takes --debug, which shows the traceback of an error.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    application.callback()(_options)
+    application.callback()(root.root)
     for module in (train, evaluate, compare, report, verify, listing, show, demo):
         name = "list" if module is listing else module.__name__.rpartition(".")[2]
         application.command(name)(getattr(module, name if name != "list" else "list_names"))
@@ -114,6 +112,3 @@ def _take_flag(words: list[str], flag: str) -> bool:
         words.remove(flag)
         return True
     return False
-
-
-def _options(version: bool = False) -> None: ...

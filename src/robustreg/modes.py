@@ -52,11 +52,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     training = [m for m in model.modules() if m.training]
     try:
         for m in training:
-            m.training = False
+            m.__dict__["training"] = False  # Module.__setattr__ is slow, and this runs at every step of an attack
         yield
     finally:
         for m in training:
-            m.training = True
+            m.__dict__["training"] = True
 
 
 @contextmanager

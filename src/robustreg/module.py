@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustreg.objective import CrossEntropy, Objective, Term
+from robustreg.objective import Objective
 from robustreg.points import CLEAN, Point
 from robustreg.probe import Probe
 from robustreg.streams import Stream
+from robustreg.terms import CrossEntropy, Term
 
 
 class ObjectiveModule(nn.Module):

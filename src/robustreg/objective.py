@@ -1,215 +1,26 @@
-"""Terms and objectives: the algebra of robust training.
+"""Objectives: the algebra of robust training.
 
-A :class:`Term` turns what a probe knows of a batch into per-sample values; an :class:`Objective` is a weighted sum of
-terms: ``CrossEntropy() + 0.3 * GradientNorm(threat) + Ramp(0, 1) * Perturbed(threat)``. Calling it gives the scalar
-loss for any training loop.
+An :class:`Objective` is a weighted sum of terms: ``CrossEntropy() + 0.3 * GradientNorm(threat) + Ramp(0, 1) *
+Perturbed(threat)``. Calling it gives the scalar loss for any training loop.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustreg.losses import Loss, SmoothedCrossEntropy, check_loss, needs_labels
-from robustreg.modes import Mode, Model, check_mode
+from robustreg.modes import Model
 from robustreg.plan import Plan, StandIn, count, learn
-from robustreg.points import CLEAN, Point
 from robustreg.probe import Needs, Probe
 from robustreg.schedules import Weight, times, weight_at
 from robustreg.streams import Stream
+from robustreg.terms import Term
 from robustreg.threat import Threat
-
-
-class Term:
-    """One summand of an objective.
-
-    A subclass implements :meth:`__call__`: per-sample values ``[B]`` from the probe, or a scalar where the maths is not
-    per sample (and its docstring says so). Subclasses are usually frozen dataclasses; their fields are the term's
-    hyperparameters, and a field ``threat`` left None is filled in by the objective's threat.
-    """
-
-    @property
-    def name(self) -> str:
-        """What the term is called in logs: its class in snake case."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What must be there before the first step: of ``"labels"``, ``"threat"``, ``"adversary"``.
-
-        By default it is read off the fields: a loss or point that reads labels, an optional threat or adversary that
-        is None. A term that needs labels is averaged over the labelled samples only.
-        """
-        needs: set[str] = set()
-        for name in _field_names(self):
-            value = getattr(self, name)
-            if name in ("threat", "adversary") and value is None:
-                needs.add(name)
-            if name == "loss" and value is not None and needs_labels(value):
-                needs.add("labels")
-            if isinstance(value, Term):
-                needs |= value.needs
-        return frozenset(needs)
-
-    def __call__(self, probe: Probe) -> Tensor:
-        """Values ``[B]`` for the probe's batch."""
-        raise NotImplementedError
-
-    def with_threat(self, threat: Threat) -> Term:
-        """This term with its missing threat filled in."""
-        if "threat" in self.needs and getattr(self, "threat", ...) is None:
-            return dataclasses.replace(self, threat=threat)  # type: ignore[type-var]
-        return self
-
-    def threats(self) -> Iterator[Threat]:
-        """Every threat among the fields, to check inputs against."""
-        yield from _threats(self)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and JSON-able values to save; empty for a term without state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave."""
-        if state:
-            raise ValueError(f"{self.name} has no state, but the checkpoint holds {', '.join(sorted(state))} for it")
-
-    def __add__(self, other: Term | Objective) -> Objective:
-        return Objective.of(self) + other
-
-    def __rmul__(self, weight: Weight) -> Objective:
-        return weight * Objective.of(self)
-
-    def __mul__(self, weight: Weight) -> Objective:
-        return weight * Objective.of(self)
-
-
-@dataclass(frozen=True)
-class CrossEntropy(Term):
-    """Cross-entropy at a point: plain training at the clean sample, adversarial training at an attack.
-
-    Args:
-        at: where; ``CrossEntropy(at=PGD(threat))`` is the adversarial training of Madry et al. 2018.
-        smoothing: label smoothing ``a``: target ``(1 - a) e_y + a / C``.
-        mode: the mode in which the network is run there.
-    """
-
-    at: Point = CLEAN
-    smoothing: float = 0.0
-    mode: Mode = "train"
-
-    needs = frozenset({"labels"})
-
-    def __post_init__(self) -> None:
-        check_mode(self.mode)
-        if not 0.0 <= self.smoothing <= 1.0:
-            raise ValueError(f"smoothing must lie in [0, 1], got {self.smoothing}")
-
-    def __call__(self, probe: Probe) -> Tensor:
-        """Cross-entropy ``[B]``."""
-        loss: Loss = SmoothedCrossEntropy(self.smoothing) if self.smoothing else "ce"
-        return probe.loss(self.at, loss, self.mode)
-
-
-@dataclass(frozen=True)
-class LossAt(Term):
-    """Any per-sample loss at any point: ``LossAt(PGD(threat), loss="margin")``."""
-
-    at: Point = CLEAN
-    loss: Loss = "ce"
-    mode: Mode = "train"
-
-    def __post_init__(self) -> None:
-        check_loss(self.loss)
-        check_mode(self.mode)
-
-    def __call__(self, probe: Probe) -> Tensor:
-        """The loss ``[B]``."""
-        return probe.loss(self.at, self.loss, self.mode)
-
-
-WeightOf = Term | Callable[[Probe], Tensor]
-
-
-@dataclass(frozen=True)
-class Weighted(Term):
-    """A term whose samples are weighted by another per-sample quantity (the idea of ARoW, for any term)."""
-
-    term: Term
-    by: WeightOf
-    detach: bool = False
-    normalise: bool = False
-
-    @property
-    def name(self) -> str:
-        """The inner term's name and the weight's."""
-        by = self.by.name if isinstance(self.by, Term) else getattr(self.by, "__name__", "weight")
-        return f"{self.term.name}_by_{by}"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the term needs and what its weight needs."""
-        return self.term.needs | (self.by.needs if isinstance(self.by, Term) else frozenset())
-
-    def with_threat(self, threat: Threat) -> Term:
-        """Both parts with their missing threat filled in."""
-        by = self.by.with_threat(threat) if isinstance(self.by, Term) else self.by
-        return dataclasses.replace(self, term=self.term.with_threat(threat), by=by)
-
-    def __call__(self, probe: Probe) -> Tensor:
-        """``weight * value`` per sample ``[B]``."""
-        values, weight = self.term(probe), self.by(probe)
-        if values.ndim != 1 or weight.shape != values.shape:
-            raise ValueError(
-                f"weighted() needs values and weights per sample [B], but {self.term.name} gave "
-                f"{list(values.shape)} and its weight {list(weight.shape)}"
-            )
-        weight = weight.detach() if self.detach else weight
-        return values * (weight / weight.detach().mean() if self.normalise else weight)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The states of both parts, where there are any."""
-        states = {"term": self.term.state_dict(), "by": self.by.state_dict() if isinstance(self.by, Term) else {}}
-        return {key: state for key, state in states.items() if state}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave."""
-        self.term.load_state_dict(state.get("term", {}))
-        if isinstance(self.by, Term):
-            self.by.load_state_dict(state.get("by", {}))
-
-
-def weighted(term: Term, by: WeightOf, *, detach: bool = False, normalise: bool = False) -> Weighted:
-    """Weight a term's samples by another per-sample quantity.
-
-    Args:
-        term: any term with per-sample values.
-        by: a term, or a function of the probe, giving weights ``[B]``.
-        detach: treat the weight as a constant (ARoW does not: its weight carries gradient).
-        normalise: divide the weights by their batch mean, so that the term keeps its scale.
-    """
-    return Weighted(term, by, detach, normalise)
-
-
-@dataclass(frozen=True)
-class Vulnerability(Term):
-    """``1 - p_y(x')`` per sample: how little the network believes the label at a point (ARoW's weight)."""
-
-    at: Point = CLEAN
-    mode: Mode = "train"
-
-    needs = frozenset({"labels"})
-
-    def __call__(self, probe: Probe) -> Tensor:
-        """Values ``[B]`` in [0, 1]; 0 for samples without a label."""
-        return -torch.expm1(-probe.loss(self.at, "ce", self.mode))
 
 
 @dataclass(frozen=True)
@@ -345,6 +156,7 @@ class Objective:
     def evaluate(self, probe: Probe, weights: Mapping[str, float | Tensor]) -> Detailed:
         """The terms' values on a probe and their weighted sum."""
         values: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         total: Tensor | None = None
         entries = [(name, w, t) for name, (w, t) in zip(self.names, self.entries, strict=True)]
         for name, weight, term in entries:
@@ -352,20 +164,23 @@ class Objective:
                 continue
             probe.asking = name
             values[name] = _shaped(term, term(probe), probe)
-            summand = weights[name] * _mean(values[name], term, probe)
+            means[name] = _mean(values[name], term, probe)
+            summand = weights[name] * means[name]
             total = summand if total is None else total + summand
         for name, weight, term in entries:  # last, so that what they run cannot touch what the loss is made of
             if _only_logged(weight):
                 probe.asking = name
                 with torch.no_grad(), probe.observing():
                     values[name] = _shaped(term, term(probe), probe)
+                    means[name] = _mean(values[name], term, probe)
         if total is None:
             raise ValueError("the objective has no term with a weight other than 0: there is nothing to minimise")
-        per_sample = {name: values[name].detach() for name in self.names}
-        means = {
-            name: _mean(per_sample[name], term, probe) for name, (_, term) in zip(self.names, self.entries, strict=True)
-        }
-        return Detailed(total, means, dict(weights), per_sample)
+        return Detailed(
+            total,
+            {name: means[name].detach() for name in self.names},
+            dict(weights),
+            {name: values[name].detach() for name in self.names},
+        )
 
     # -- before the first step -------------------------------------------------------------------------------------
 
@@ -406,8 +221,8 @@ class Objective:
         # network is not foreseen; the probe then finds out as it goes, which is right but dearer.
         classes = max(2, int(y.max()) + 1) if y is not None and y.numel() else 10
         try:
-            few = x.detach()[:4]
-            return learn(self, StandIn(few.shape[1:], classes).to(few.device, few.dtype), few, y if y is None else y[:4])
+            few, labels = x.detach()[:4], None if y is None else y[:4]
+            return learn(self, StandIn(few.shape[1:], classes).to(few.device, few.dtype), few, labels)
         except Exception:
             return None
 
@@ -468,21 +283,7 @@ def _mean(values: Tensor, term: Term, probe: Probe) -> Tensor:
         return values
     if "labels" not in term.needs:
         return values.mean()
-    labelled = (probe.labels() >= 0).sum()
-    return values.sum() / labelled.clamp(min=1)
-
-
-def _threats(value: Any) -> Iterator[Threat]:
-    if isinstance(value, Threat):
-        yield value
-    elif isinstance(value, (Term, Point)):
-        for name in _field_names(value):
-            yield from _threats(getattr(value, name))
-
-
-def _field_names(value: object) -> list[str]:
-    """The names of a dataclass's fields; none for any other object."""
-    return [f.name for f in getattr(value, "__dataclass_fields__", {}).values()]
+    return values.sum() / probe.labelled()
 
 
 def _shape_from(objective: Objective) -> tuple[int, ...] | None:

@@ -201,7 +201,7 @@ class Steepest(Point):
         scale: length of the step as a multiple of ``eps``; negative descends.
         loss: the loss that is climbed.
         mode: the mode in which the network is run to find the gradient.
-        clip: ``"none"`` is the mathematics; ``"box"`` keeps the point within the bounds, ``"threat"`` within ball and box.
+        clip: ``"none"`` is the mathematics; ``"box"`` keeps the point in the bounds, ``"threat"`` in ball and box.
     """
 
     threat: Threat

@@ -104,6 +104,7 @@ class Probe:
         self._rehearsing = rehearsing
         self._observing = False
         self._range_checked = False
+        self._labelled: Tensor | None = None
         self._at: dict[Point, Tensor] = {}
         self._forwards: dict[ForwardKey, _Forward] = {}
         self._grads: dict[GradKey, tuple[Tensor, Pass, bool]] = {}
@@ -189,6 +190,12 @@ class Probe:
         if self.y is None:
             raise ValueError(f"{self.asking or 'this point'} needs labels, but y is None")
         return self.y
+
+    def labelled(self) -> Tensor:
+        """The number of labelled samples, at least 1: what a mean over them divides by."""
+        if self._labelled is None:
+            self._labelled = (self.labels() >= 0).sum().clamp(min=1)
+        return self._labelled
 
     def required_threat(self) -> Threat:
         """The objective's threat, or a sentence where there is none."""

@@ -54,8 +54,8 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "term": Kind(
         "term",
-        ("robustreg.objective", "robustreg.penalties"),
-        "robustreg.objective:Term",
+        ("robustreg.terms", "robustreg.penalties"),
+        "robustreg.terms:Term",
         left_out=("weighted",),
     ),
     "point": Kind("point", ("robustreg.points", "robustreg.attacks"), "robustreg.points:Point"),

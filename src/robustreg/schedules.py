@@ -75,6 +75,7 @@ def weight_at(weight: Weight, progress: float | None) -> float:
         return weight
     if progress is None:
         raise ValueError(
-            f"the objective has a scheduled weight, {weight}: pass progress=... (0 at the start of training, 1 at its end)"
+            f"the objective has a scheduled weight, {weight}: "
+            "pass progress=... (0 at the start of training, 1 at its end)"
         )
     return float(weight(progress))

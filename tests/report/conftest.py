@@ -58,12 +58,26 @@ def evaluation(kind: str, seed: int) -> dict[str, Any]:
         "complete": True,
         "clean": score(clean),
         "attacks": [
-            {"name": name, "attack": text, "threat": own, "status": status, "problem": None, "seconds": 1.8, **score(value)}
+            {
+                "name": name,
+                "attack": text,
+                "threat": own,
+                "status": status,
+                "problem": None,
+                "seconds": 1.8,
+                **score(value),
+            }
             for name, text, own, status, value in attacks
         ],
         "worst_case": score(robust),
         "curve": [
-            {"eps": eps, "attack": "PGD-20", "n": N, "problem": None, **score(clean * (robust / clean) ** (eps / 0.1) ** 1.3)}
+            {
+                "eps": eps,
+                "attack": "PGD-20",
+                "n": N,
+                "problem": None,
+                **score(clean * (robust / clean) ** (eps / 0.1) ** 1.3),
+            }
             for eps in radii
         ],
     }
@@ -93,7 +107,9 @@ def example_tensors(kind: str, channels: int = 1, count: int = 8, size: int = 8)
     """Rings and crosses; the perturbation is noise for `plain` and follows the shape for the others."""
     source = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, size)] * 2))
-    clean = np.stack([_shape(grid, i) for i in range(count)])[:, None].repeat(channels, axis=1).astype(np.float32)
+    clean = (
+        np.stack([_shape(grid, i) for i in range(count)])[:, None].repeat(channels, axis=1).astype(np.float32)
+    )
     noise = source.normal(size=clean.shape).astype(np.float32)
     direction = noise if kind == "plain" else 0.6 - clean + 0.3 * noise
     gradient = (0.1 * direction / np.abs(direction).max(axis=(1, 2, 3), keepdims=True)).astype(np.float32)
@@ -116,7 +132,9 @@ def _shape(grid: np.ndarray, i: int) -> np.ndarray:
     return ring if i % 2 == 0 else cross
 
 
-def write_run(folder: Path, kind: str = "penalty", name: str | None = None, seed: int = 0, **info: Any) -> Path:
+def write_run(
+    folder: Path, kind: str = "penalty", name: str | None = None, seed: int = 0, **info: Any
+) -> Path:
     folder.mkdir(parents=True)
     name = name or kind
     seconds = {"plain": 0.0041, "penalty": 0.0096, "perturbed": 0.0083}[kind]
@@ -143,7 +161,9 @@ def write_run(folder: Path, kind: str = "penalty", name: str | None = None, seed
         **info,
     }
     (folder / "run.json").write_text(json.dumps(run))
-    (folder / "recipe.yaml").write_text(f"name: {name}\nseed: {seed}\nobjective:\n  method: {kind}\nepochs: 6\n")
+    (folder / "recipe.yaml").write_text(
+        f"name: {name}\nseed: {seed}\nobjective:\n  method: {kind}\nepochs: 6\n"
+    )
     counts = PLANS[kind]
     cost = counts["forwards"] + counts["input_backwards"] + 2 * counts["parameter_backwards"]
     relative = (cost + 3 * counts["double_backwards"]) / 3
@@ -154,7 +174,10 @@ def write_run(folder: Path, kind: str = "penalty", name: str | None = None, seed
     evidence.mkdir(parents=True)
     (evidence / "manifest.json").write_text("{}")
     (folder / "evaluation" / "evaluation.json").write_text(json.dumps(evaluation(kind, seed)))
-    about = {"selection": "the first images of each class in the order of the data", "attack": "PGD with 20 steps"}
+    about = {
+        "selection": "the first images of each class in the order of the data",
+        "attack": "PGD with 20 steps",
+    }
     about["threat"] = json.dumps({"norm": "linf", "eps": 0.1})
     save_file(example_tensors(kind), folder / "examples.safetensors", metadata=about)
     return folder

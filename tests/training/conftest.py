@@ -97,7 +97,7 @@ def make_trainer(
     loader = Loader(make_data(n), 8, shuffle=True, seed=3, augment=["crop1", "flip"]) if loader is None else loader
     opt = build_optimizer(params=net.parameters(), **(optimizer or {"name": "sgd", "lr": 0.1, "momentum": 0.9}))
     total = steps if steps is not None else (epochs or 0) * len(loader)
-    sched = build_schedule(optimizer=opt, total_steps=total, **(schedule or {"name": "cosine"}))
+    sched = build_schedule(optimizer=opt, total_steps=total, epochs=epochs, **(schedule or {"name": "cosine"}))
     module = ObjectiveModule(net, make_objective() if objective is None else objective, seed=seed)
     fabric = more.pop("fabric", None) or Fabric(accelerator="cpu", devices=1, precision=precision)
     return Trainer(

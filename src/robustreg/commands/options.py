@@ -10,7 +10,7 @@ import typer
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Overrides such as `data=mnist threat.eps=0.3`.", show_default=False
+        metavar="KEY=VALUE", help="Overrides such as `data=mnist threat.eps=0.3`.", show_default=False
     ),
 ]
 Imports = Annotated[
@@ -30,7 +30,7 @@ DataDir = Annotated[
 ]
 Device = Annotated[
     str,
-    typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, or auto: the accelerator if any."),
+    typer.Option("--device", metavar="NAME", help="cpu, cuda, or auto: CUDA where there is any."),
 ]
 Threads = Annotated[
     int | None,

@@ -15,7 +15,7 @@ from .checks import named_options
 from .components import Builder, Invalid
 from .objective import build_objective
 from .problems import Problems
-from .schema import Named, Recipe
+from .schema import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -128,8 +128,3 @@ def _splits(recipe: Recipe, builder: Builder, data_dir: str | PathLike[str] | No
     given = {key: value for key, value in supplied.items() if key in takes}
     splits: Splits = load(**given, **named_options("data", recipe.data.name, recipe.data.options, builder))
     return splits
-
-
-def optimizer_options(section: Named) -> dict[str, Any]:
-    """A section as training takes it: its name among its options."""
-    return {"name": section.name, **section.options}

@@ -13,7 +13,7 @@ from robustreg.registry import KINDS, UnknownName, closest, lookup, suggestion
 from .problems import KeyPath, Problems
 
 # The key that says what an item is, and the kind it names. `attack` and `point` are two words for one thing.
-KEYS = {"term": "term", "point": "point", "attack": "point", "weight": "weight", "model": "model"}
+KEYS = {"term": "term", "point": "point", "attack": "point"}
 
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -114,9 +114,9 @@ class Builder:
                 return self.make_threat(value["threat"], (*path, "threat"))
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):
             return [self.value(key, item, Any, (*path, index)) for index, item in enumerate(value)]
-        kind = _kind_of(hint)
-        if kind is not None and isinstance(value, str):  # `adversary: pgd` is short for `{point: pgd}`
-            return self.component(kind, value, {}, path)
+        wanted = _kind_of(hint)
+        if wanted is not None and isinstance(value, str):  # `adversary: pgd` is short for `{point: pgd}`
+            return self.component(wanted, value, {}, path)
         reason = _mismatch(value, hint)
         if reason is not None:
             self.refuse(path, reason)

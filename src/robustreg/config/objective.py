@@ -11,7 +11,8 @@ from .components import Builder, Invalid
 from .problems import KeyPath
 
 if TYPE_CHECKING:
-    from robustreg.objective import Objective, Term
+    from robustreg.objective import Objective
+    from robustreg.terms import Term
 
 Made = TypeVar("Made")
 
@@ -62,7 +63,7 @@ _BY = ("by", "detach", "normalise")  # what `weighted()` takes, written beside t
 
 def _sample_weight(item: dict[str, Any], builder: Builder, path: KeyPath) -> Callable[[Term], Term]:
     """`{term: ..., by: {term: vulnerability, at: ...}}`: samples weighted by another term's values."""
-    from robustreg.objective import weighted
+    from robustreg.terms import weighted
 
     by = item["by"]
     by = {"term": by} if isinstance(by, str) else by
@@ -101,7 +102,8 @@ def _weight(value: Any, builder: Builder, path: KeyPath) -> Any:
 
 
 def _as_objective(made: Any) -> Objective:
-    from robustreg.objective import Objective, Term
+    from robustreg.objective import Objective
+    from robustreg.terms import Term
 
     if isinstance(made, Term):
         return Objective.of(made)

@@ -76,7 +76,8 @@ class Evaluation(Strict):
     """What is measured on the test set once training has ended.
 
     `samples` keeps the first so many test samples; `curve` lists the eps at which the strongest attack is
-    measured again, on `curve_samples` of them.
+    measured again, on `curve_samples` of them. `checkpoint: best` takes the epoch that was best on the
+    validation split, under its attack if it has one.
     """
 
     attacks: Annotated[list[Spec], Field(min_length=1)] = [
@@ -87,6 +88,7 @@ class Evaluation(Strict):
     curve: list[Annotated[float, Field(ge=0)]] = []
     samples: Annotated[int, Field(ge=1)] | None = None
     curve_samples: Annotated[int, Field(ge=1)] | None = None
+    checkpoint: Literal["last", "best"] = "last"
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 500
 
@@ -135,7 +137,9 @@ class Recipe(Strict):
 
     def to_dict(self) -> dict[str, Any]:
         """Every key, defaults included, as plain data."""
-        return self.model_dump(mode="json")
+        content = self.model_dump(mode="json")
+        content["objective"] = {k: v for k, v in content["objective"].items() if v is not None}
+        return content
 
     def to_yaml(self) -> str:
         """The fully resolved recipe as a YAML file, which loads back as an equal recipe."""

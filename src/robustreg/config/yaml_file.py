@@ -119,6 +119,7 @@ def _yaml_value(text: str, place: str) -> Any:
 
 def _assign(content: dict[str, Any], path: KeyPath, value: Any, place: str) -> None:
     here: Any = content
+    part: Any
     for depth, part in enumerate(path):
         last = depth == len(path) - 1
         above = ".".join(map(str, path[:depth]))

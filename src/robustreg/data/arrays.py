@@ -12,7 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import Bounds, bounds_pair, check_bounds, check_form, check_labels, label_tensor, value_tensor
+from .checks import (
+    Bounds,
+    bounds_pair,
+    check_bounds,
+    check_form,
+    check_labels,
+    check_limits,
+    label_tensor,
+    value_tensor,
+)
 from .errors import DataError
 
 _CHUNK = 4096  # samples hashed at a time, so that hashing on a GPU's tensor never copies all of it
@@ -184,6 +193,7 @@ def from_arrays(
     values = value_tensor(x, name)
     labels = label_tensor(y, name).to(values.device)
     check_form(values, labels, name)
+    check_limits(limits, values, name)
     return ArrayData(
         x=_snapped(values, limits),
         y=labels,

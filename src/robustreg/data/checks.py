@@ -29,7 +29,7 @@ def value_tensor(x: Any, name: str) -> Tensor:
 def label_tensor(y: Any, name: str) -> Tensor:
     """Labels as an int64 tensor; floating point labels are refused even when they are whole numbers."""
     tensor = _tensor(y, name, "y")
-    if tensor.is_floating_point() or tensor.is_complex():
+    if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex()):
         raise DataError(
             f"{name}: labels must be integers (class numbers), got {tensor.dtype}{_first(tensor)}"
         )
@@ -69,8 +69,7 @@ def check_labels(y: Tensor, classes: int, name: str) -> None:
 
 def check_bounds(x: Tensor, bounds: Bounds, name: str) -> None:
     """Floating values are finite and inside the bounds; bytes always are."""
-    if bounds is not None:
-        _check_bounds_themselves(bounds, x, name)
+    check_limits(bounds, x, name)
     if x.dtype == torch.uint8:
         if not is_unit(bounds):
             raise DataError(f"{name}: uint8 pixels are handed out in the scale 0-1, so bounds must be (0, 1)")
@@ -111,7 +110,10 @@ def is_unit(bounds: Bounds) -> bool:
     return bounds is not None and all(isinstance(b, (int, float)) for b in bounds) and bounds == (0, 1)
 
 
-def _check_bounds_themselves(bounds: tuple[float | Tensor, float | Tensor], x: Tensor, name: str) -> None:
+def check_limits(bounds: Bounds, x: Tensor, name: str) -> None:
+    """The bounds themselves: low below high, and of a shape that fits the samples."""
+    if bounds is None:
+        return
     low, high = (torch.as_tensor(b) for b in bounds)
     for bound in (low, high):
         if bound.ndim and bound.shape != x.shape[1:]:

@@ -64,13 +64,24 @@ def _read(stream: IO[bytes], source: Path, magic: int) -> Any:
     count = int(np.prod(shape, dtype=object))
     if count == 0:
         raise DataError(f"{source} holds no data: its header gives the sizes {list(shape)}")
-    body = stream.read(count + 1)
+    body = _at_most(stream, count + 1)
     if len(body) != count:
         came = f"only {len(body)}" if len(body) < count else "more"
         raise DataError(
             f"{source} must hold {count} bytes after its header ({list(shape)}), but holds {came}"
         )
     return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+
+
+def _at_most(stream: IO[bytes], count: int) -> bytearray:
+    """Up to `count` bytes, block by block: a forged header must not reserve memory that the file cannot fill."""
+    body = bytearray()
+    while len(body) < count:
+        block = stream.read(min(count - len(body), 1 << 24))
+        if not block:
+            break
+        body += block
+    return body
 
 
 def read_pair(images: Path, labels: Path, classes: tuple[str, ...]) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -137,17 +138,20 @@ def read_npz(path: str | os.PathLike[str]) -> list[ArrayData]:
 
     if "x_train" not in arrays:
         return _with_test(part("", classes), 0.2)
-    if classes is None:
-        largest = max(int(np.max(arrays[key], initial=1)) for key in ("y_train", "y_test"))
-        classes = [str(i) for i in range(largest + 1)]
+    labels = (arrays["y_train"], arrays["y_test"])
+    if classes is None and all(y.dtype.kind in "iu" for y in labels):  # others are refused below
+        classes = [str(i) for i in range(max(int(y.max(initial=1)) for y in labels) + 1)]
     return [part("_train", classes), part("_test", classes)]
 
 
 def _open_npz(source: Path) -> dict[str, Any]:
+    arrays = None
     try:
-        with np.load(source, allow_pickle=False) as opened:
-            arrays = dict(opened) if hasattr(opened, "files") else None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        with open(source, "rb") as stream:
+            opened = np.load(stream, allow_pickle=False)
+            if hasattr(opened, "files"):  # a .npy file under this name gives the array itself
+                arrays = dict(opened)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{source} is no readable .npz file of plain arrays: {error}") from None
     if arrays is None:
         raise DataError(f"{source} holds a single array; an .npz file of x and y is needed")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from robustreg.methods.card import Card, Published, Setting, described_by
-from robustreg.objective import CrossEntropy, Objective
+from robustreg.objective import Objective
 from robustreg.penalties.gradient import Estimator, GradientNorm, Perturbed
 from robustreg.points import Clip
+from robustreg.terms import CrossEntropy
 from robustreg.threat import Threat
 
 Form = Literal["perturbed", "penalty", "mixed"]
@@ -20,8 +21,9 @@ CARD = Card(
         "ICDM 2015, pp. 301-309, doi 10.1109/ICDM.2015.84, arXiv 1511.06385"
     ),
     equations=(
-        "min_theta E max_{||e||_p <= sigma} L(x + e),  linearised:  e = sigma sign(g) (|g| / ||g||_{p*})^{1/(p-1)}  (1)",
-        "form A, penalty:    L(x) + sigma ||grad_x L(x)||_{p*},  1/p + 1/p* = 1",
+        "min_theta E max_{||e||_p <= sigma} L(x + e)",
+        "linearised: e = sigma sign(g) (|g| / ||g||_{p*})^{1/(p-1)},  1/p + 1/p* = 1,  g = grad_x L(x)",
+        "form A, penalty:    L(x) + sigma ||grad_x L(x)||_{p*}",
         "form B, perturbed:  L(x + e), e constant",
         "form C, mixed:      alpha L(x) + (1 - alpha) L(x + e)",
     ),
@@ -38,8 +40,8 @@ CARD = Card(
         Published("CIFAR-10 convolutional maxout, 50k, without and with p = 2", "12.93 %, 12.28 %", True, "Table III"),
     ),
     changes=(
-        "the paper's text was not to be had: which of the forms its authors ran is not known. A reader's notes give the "
-        "objective as form A; form B is the default here because it substitutes the min-max directly and needs no "
+        "the paper's text was not to be had: which of the forms its authors ran is not known. A reader's notes give "
+        "the objective as form A; form B is the default here because it substitutes the min-max directly and needs no "
         "double backward",
         "x + e is not clipped to the box, as in the mathematics; clip='box' does",
         "the inner gradient is taken on the training network with the dropout masks of the clean forward, and the loss "

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from robustreg.losses import Loss, check_loss
 from robustreg.modes import Mode, check_mode
-from robustreg.objective import Term
 from robustreg.points import CLEAN, Clip, Point, Steepest
 from robustreg.probe import Probe
+from robustreg.terms import Term
 from robustreg.threat import Threat
 
 Estimator = Literal["double", "forward", "central"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -95,6 +96,7 @@ def _render(context: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["script_json"] = _script_json
+    environment.filters["soft"] = _soft
     # Styles and scripts are ours or Plotly's and go in as they are; all else is escaped by the template.
     assets = {"style": _template("report.css"), "script": _template("report.js"), "plotly": _plotly()}
     return environment.get_template("report.html.j2").render(context, assets=assets, version=__version__)
@@ -110,6 +112,14 @@ def _plotly() -> str:
 
 def _template(name: str) -> str:
     return resources.files("robustreg.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _soft(text: str) -> Any:
+    """The text escaped, with places where a long name without spaces may be broken in a narrow table."""
+    from markupsafe import Markup, escape
+
+    parts = re.split(r"(?<=[_./-])(?=\w)", text)
+    return Markup("<wbr>").join(escape(part) for part in parts)
 
 
 def _script_json(value: Any) -> str:

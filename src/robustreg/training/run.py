@@ -15,7 +15,8 @@ from torch import nn
 from robustreg.data import Loader, Splits
 from robustreg.files import PathLike, read_json, settled_folder, write_json_atomic
 from robustreg.module import ObjectiveModule
-from robustreg.objective import Objective, Term
+from robustreg.objective import Objective
+from robustreg.terms import Term
 from robustreg.threat import Threat
 from robustreg.training import checkpoint, random_state
 from robustreg.training.averaging import EMA, SWA

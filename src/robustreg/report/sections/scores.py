@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from robustreg.report import formatting as fmt
 from robustreg.report.aggregate import (
@@ -15,10 +16,9 @@ from robustreg.report.aggregate import (
     group_mean,
 )
 from robustreg.report.charts import COLOURS
-from robustreg.report.reading import AttackScore, Run, Score
+from robustreg.report.reading import Run, Score
 
 Pick = Callable[[Run], Score | None]
-_CLEAN, _WORST = "Clean", "Worst case"
 _REMARKS = {
     "no threat": "claims no threat, not in the worst case",
     "noise": "noise, not in the worst case",
@@ -27,14 +27,26 @@ _REMARKS = {
 }
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What an accuracy was measured under: `clean`, one `attack`, or the `worst` case over all of them."""
+
+    kind: Literal["clean", "worst", "attack"]
+    name: str
+    threat: str
+    pick: Pick
+
+
 def leaderboard(groups: Sequence[Group]) -> dict[str, Any] | None:
-    """Means over seeds for the clean accuracy, each attack and the worst case; best worst case first."""
-    conditions = _conditions([run for group in groups for run in group.runs])
-    if not conditions:
+    """Means over seeds: clean, worst case and each attack, ordered by the worst case (else by the first)."""
+    columns = _conditions([run for group in groups for run in group.runs])
+    if not columns:
         return None
+    columns.sort(key=lambda column: ("clean", "worst", "attack").index(column.kind))
+    ranking = next((i for i, column in enumerate(columns) if column.kind == "worst"), 0)
     rows: list[dict[str, Any]] = []
     for index, group in enumerate(groups):
-        means = [group_mean(group, pick) for _, _, pick in conditions]
+        means = [group_mean(group, column.pick) for column in columns]
         seeds = [str(run.seed) for run in group.runs if run.seed is not None]
         rows.append(
             {
@@ -43,11 +55,12 @@ def leaderboard(groups: Sequence[Group]) -> dict[str, Any] | None:
                 "seeds": ", ".join(seeds) or fmt.UNKNOWN,
                 "seed_count": len(group.runs),
                 "cells": [_mean_cell(mean, len(group.runs)) for mean in means],
-                "rank": -means[-1].accuracy if means[-1] is not None else 1.0,
+                "rank": 1.0 if (mean := means[ranking]) is None else -mean.accuracy,
             }
         )
     rows.sort(key=lambda row: row["rank"])
-    return {"columns": [{"name": name, "threat": threat} for name, threat, _ in conditions], "rows": rows}
+    headings = [{"name": c.name, "threat": c.threat, "ranks": i == ranking} for i, c in enumerate(columns)]
+    return {"columns": headings, "rows": rows}
 
 
 def accuracy(groups: Sequence[Group], compared: bool) -> dict[str, Any] | None:
@@ -58,22 +71,18 @@ def accuracy(groups: Sequence[Group], compared: bool) -> dict[str, Any] | None:
         return None
     notes = _notes(runs, compared)
     if not compared:
-        rows = [
-            _row(name, threat, pick(runs[0]), attack_of(runs[0], (name, threat)))
-            for name, threat, pick in conditions
-        ]
+        rows = [_row(condition, runs[0], condition.name, condition.threat) for condition in conditions]
         return {"rows": rows, "tables": [], "notes": notes}
     tables = []
-    for name, threat, pick in conditions:
+    for condition in conditions:
         rows = []
         for index, group in enumerate(groups):
             for run in group.runs:
-                if (score := pick(run)) is not None:
+                if condition.pick(run) is not None:
                     label = run.name if len(group.runs) == 1 else f"{run.name}, seed {run.seed}"
-                    row = _row(label, "", score, attack_of(run, (name, threat)))
-                    rows.append({**row, "colour": index % COLOURS})
-        keep_open = name in (_CLEAN, _WORST) or len(runs) <= 3
-        tables.append({"name": name, "threat": threat, "rows": rows, "open": keep_open})
+                    rows.append({**_row(condition, run, label, ""), "colour": index % COLOURS})
+        keep_open = condition.kind != "attack" or len(runs) <= 3
+        tables.append({"name": condition.name, "threat": condition.threat, "rows": rows, "open": keep_open})
     return {"rows": [], "tables": tables, "notes": notes}
 
 
@@ -115,12 +124,14 @@ def curve_notes(groups: Sequence[Group]) -> list[str]:
     return notes + broken
 
 
-def _conditions(runs: Sequence[Run]) -> list[tuple[str, str, Pick]]:
+def _conditions(runs: Sequence[Run]) -> list[Condition]:
     """What any run has a number for: clean, each attack, worst case."""
-    conditions: list[tuple[str, str, Pick]] = [(_CLEAN, "", _clean)]
-    conditions += [(name, threat, _under((name, threat))) for name, threat in attack_keys(runs)]
-    conditions.append((_WORST, "", _worst))
-    return [condition for condition in conditions if any(condition[2](run) is not None for run in runs)]
+    conditions = [Condition("clean", "Clean", "", _clean)]
+    conditions += [
+        Condition("attack", name, threat, _under((name, threat))) for name, threat in attack_keys(runs)
+    ]
+    conditions.append(Condition("worst", "Worst case", "", _worst))
+    return [condition for condition in conditions if any(condition.pick(run) is not None for run in runs)]
 
 
 def _clean(run: Run) -> Score | None:
@@ -139,18 +150,20 @@ def _under(key: tuple[str, str]) -> Pick:
     return pick
 
 
-def _row(name: str, threat: str, score: Score | None, attack: AttackScore | None) -> dict[str, Any]:
+def _row(condition: Condition, run: Run, label: str, threat: str) -> dict[str, Any]:
+    score = condition.pick(run)
+    attack = attack_of(run, (condition.name, condition.threat)) if condition.kind == "attack" else None
     remark = _REMARKS.get(attack.status, "") if attack else ""
     if attack and attack.problem:
         remark = f"{remark}: {attack.problem}" if remark else attack.problem
     return {
-        "name": name,
+        "name": label,
         "threat": threat,
         "remark": remark,
         "accuracy": fmt.percent(score.accuracy if score else None),
         "interval": fmt.interval(score.low, score.high) if score else "",
         "bar": _bar(score),
-        "attack": attack.attack if attack and attack.attack != name else "",
+        "attack": attack.attack if attack and attack.attack != attack.name else "",
         "seconds": fmt.seconds(attack.seconds) if attack and attack.seconds is not None else "",
     }
 

@@ -55,13 +55,15 @@
       type: spec.log ? "log" : "linear", tickformat: spec.percent ? "~%" : "~r",
       gridcolor: colour("--grid"), showgrid: grid, zeroline: false, linecolor: colour("--line"), showline: !grid,
       tickfont: { size: 12, color: colour("--muted") }, automargin: true, fixedrange: !fine,
-      rangemode: spec.zero ? "tozero" : "normal", dtick: spec.dtick, nticks: narrow.matches ? 5 : 8,
+      rangemode: spec.zero ? "tozero" : "normal", dtick: spec.dtick, nticks: spec.ticks || (grid || !narrow.matches ? 7 : 5),
     };
   }
 
+  const height = (chart) => (narrow.matches ? Math.min(chart.height, 300) : chart.height);
+
   function layout(chart) {
     return {
-      height: chart.height, margin: { l: 48, r: 10, t: 10, b: 42 }, showlegend: false,
+      height: height(chart), autosize: true, margin: { l: 48, r: 10, t: 10, b: 42 }, showlegend: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
       dragmode: fine ? "zoom" : false, font: { family: getComputedStyle(document.body).fontFamily, color: colour("--ink") },
       hoverlabel: { bgcolor: colour("--raised"), bordercolor: colour("--line"), font: { color: colour("--ink"), size: 13 }, align: "left" },
@@ -70,8 +72,9 @@
   }
 
   function draw(chart) {
-    const config = { responsive: true, displayModeBar: false, doubleClick: "reset" };
-    Plotly.react(chart.id, traces(chart), layout(chart), config);
+    const place = document.getElementById(chart.id);
+    place.style.height = `${height(chart)}px`;
+    Plotly.react(place, traces(chart), layout(chart), { displayModeBar: false, doubleClick: "reset" });
   }
 
   const drawAll = () => charts.forEach(draw);
@@ -79,6 +82,9 @@
     drawAll();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
     narrow.addEventListener("change", drawAll);
+    // Not Plotly's own listener, which hears of the window only: a scroll bar or a late layout changes the width, too.
+    const sizes = new ResizeObserver((entries) => entries.forEach((entry) => Plotly.Plots.resize(entry.target)));
+    charts.forEach((chart) => sizes.observe(document.getElementById(chart.id)));
   }
 
   for (const button of document.querySelectorAll(".legend button")) {

@@ -1,0 +1,192 @@
+"""What a run is made of: training, evaluation, examples. `train`, `compare` and `demo` are built from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .terminal import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustreg.config import Built, Recipe
+    from robustreg.data import ArrayData
+    from robustreg.evaluation import Evaluation
+    from robustreg.training.run import RunResult
+
+RECIPE_FILE = "recipe.yaml"
+EVIDENCE = Path("evaluation") / "evidence"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how commands run, which is no part of a recipe."""
+
+    data_dir: Path | None = None
+    device: str = "auto"
+    threads: int | None = None
+    progress: bool = True
+
+
+def train_run(
+    recipe: Recipe, folder: Path, setting: Setting, *, resume: bool = False, label: str = ""
+) -> RunResult:
+    """Train what the recipe says in `folder`, after writing the resolved recipe there."""
+    from robustreg.config import build
+    from robustreg.files import write_text_atomic
+    from robustreg.training.run import train
+
+    built = build(recipe, data_dir=setting.data_dir)
+    if not (folder / RECIPE_FILE).is_file():
+        write_text_atomic(folder / RECIPE_FILE, recipe_text(recipe))
+    return train(
+        built.net,
+        built.objective,
+        built.splits,
+        run_dir=folder,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        optimizer=_as_mapping(recipe.optimizer),
+        schedule=_as_mapping(recipe.schedule),
+        name=label or recipe.name,
+        seed=recipe.seed,
+        augment=recipe.augment,
+        threat=built.threat,
+        attack=built.validation_attack,
+        validate_every=recipe.validation.every,
+        ema=recipe.ema,
+        swa=recipe.swa,
+        clip=recipe.clip,
+        precision=recipe.precision,
+        device=setting.device,
+        threads=setting.threads,
+        log_every=recipe.logging.every,
+        loggers=recipe.logging.loggers,
+        save_every=recipe.save_every,
+        resume=resume,
+        how_to_resume=f"`robustreg train {folder} --resume` goes on from there.",
+        progress=setting.progress,
+        model=_as_mapping(recipe.model),
+    )
+
+
+def evaluate_run(recipe: Recipe, folder: Path, setting: Setting, *, built: Built | None = None) -> Evaluation:
+    """Attack the run's trained network as the recipe says; leaves results, evidence and examples in `folder`."""
+    from robustreg.config import build
+    from robustreg.evaluation import evaluate
+    from robustreg.files import write_text_atomic
+
+    set_threads(setting)
+    built = build(recipe, data_dir=setting.data_dir) if built is None else built
+    net = load_net(built, folder, setting)
+    test = test_samples(built)
+    evaluation = evaluate(
+        net,
+        test,
+        built.attacks,
+        built.threat,
+        seed=recipe.evaluation.seed,
+        batch_size=recipe.evaluation.batch_size,
+        evidence_dir=folder / EVIDENCE,
+        curve=recipe.evaluation.curve,
+        curve_samples=recipe.evaluation.curve_samples,
+        progress=setting.progress or None,
+    )
+    evaluation.save(folder / "evaluation")
+    # The overrides of `evaluate` are not the run's, and `verify` must look at what was evaluated.
+    write_text_atomic(folder / "evaluation" / RECIPE_FILE, recipe_text(recipe))
+    _save_examples(folder, net, test, built)
+    return evaluation
+
+
+def test_samples(built: Built) -> ArrayData:
+    """The test samples that the recipe evaluates on."""
+    test, wanted = built.splits.test.floats(), built.recipe.evaluation.samples
+    return test if wanted is None else test.take(min(wanted, len(test)))
+
+
+def load_net(built: Built, folder: Path, setting: Setting) -> nn.Module:
+    """The run's trained network in eval mode, on the device that was asked for.
+
+    Raises:
+        UsageError: the run has no such checkpoint.
+        CheckpointError: it is damaged or of another model.
+    """
+    from robustreg.training.checkpoint import load_weights
+
+    which = built.recipe.evaluation.checkpoint
+    checkpoint = folder / "checkpoints" / which
+    if which == "best" and built.splits.validation is None:
+        raise UsageError("`evaluation.checkpoint: best` needs a validation split, but `validation.size` is 0")
+    if not checkpoint.is_dir():
+        raise UsageError(f"{folder} has no trained network yet: there is no {checkpoint}")
+    load_weights(built.net, checkpoint)
+    return built.net.eval().to(torch_device(setting.device))
+
+
+def torch_device(name: str) -> str:
+    """`auto` as training understands it: the accelerator if there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device 'cuda' was asked for, but torch finds no CUDA device")
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"--device should be auto, cpu or cuda, but is {name!r}")
+    return name
+
+
+def set_threads(setting: Setting) -> None:
+    """CPU threads for torch, where the user said how many."""
+    if setting.threads is not None:
+        import torch
+
+        torch.set_num_threads(setting.threads)
+
+
+def recipe_of(folder: Path, overrides: list[str] | None = None, imports: list[str] | None = None) -> Recipe:
+    """The recipe that a run folder, or its evaluation folder, was made with."""
+    from robustreg.config import load_recipe
+
+    if not (folder / RECIPE_FILE).is_file():
+        raise UsageError(f"{folder} is no run folder: it has no {RECIPE_FILE}")
+    return load_recipe(folder / RECIPE_FILE, overrides or (), imports=imports or ())
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """RUN/recipe.yaml: every key, defaults included."""
+    said = "The fully resolved recipe of this run; `robustreg train` with this file makes it again."
+    return f"# {said}\n{recipe.to_yaml()}"
+
+
+def is_evaluated(folder: Path) -> bool:
+    """Whether the run was trained to its end and evaluated."""
+    return status_of(folder) == "finished" and (folder / "evaluation" / "evaluation.json").is_file()
+
+
+def status_of(folder: Path) -> str | None:
+    """The run's status from run.json; None where there is none to be read."""
+    from robustreg.files import read_json
+
+    try:
+        content = read_json(folder / "run.json")
+    except (OSError, ValueError):
+        return None
+    return str(content.get("status")) if isinstance(content, dict) else None
+
+
+def _save_examples(folder: Path, net: nn.Module, test: ArrayData, built: Built) -> None:
+    if len(built.splits.train.shape) != 3:
+        return  # pictures are of images
+    try:
+        from robustreg.report import save_examples
+    except ModuleNotFoundError:
+        return  # the report's extra is not installed; the run is complete without
+    save_examples(folder, net, test, built.threat)
+
+
+def _as_mapping(section: Any) -> dict[str, Any]:
+    return {"name": section.name, **section.options}
