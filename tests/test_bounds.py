@@ -52,7 +52,8 @@ def test_content_is_equal_whatever_the_dtype_and_sign_of_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    "bound", [0.25, -math.inf, torch.tensor([[0.1, math.inf]]), torch.zeros(0), torch.tensor([1 / 3]).double()]
+    "bound",
+    [0.25, -math.inf, torch.tensor([[0.1, math.inf]]), torch.zeros(0), torch.tensor([1 / 3]).double()],
 )
 def test_json_round_trip(bound: float | torch.Tensor) -> None:
     text = json.dumps(bounds.to_json(bound), allow_nan=False)
@@ -76,5 +77,7 @@ def test_fit_accepts_what_broadcasts_to_one_input(shape: tuple[int, ...]) -> Non
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 3, 4, 4), (3,), (3, 2, 2), (5, 1, 1)])
 def test_fit_refuses_what_does_not(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"bounds of shape {list(shape)} do not broadcast to one input")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"bounds of shape {list(shape)} do not broadcast to one input")
+    ):
         bounds.fit(torch.zeros(shape), torch.zeros(2, 3, 4, 4))

@@ -133,7 +133,9 @@ def test_exact_projections_are_differentiable(p: float) -> None:
 
 @pytest.mark.parametrize("p", OTHER)
 @pytest.mark.parametrize("scale", [1.001, 1.5, 30.0, 1e6])
-def test_more_steps_would_not_change_the_result(p: float, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_steps_would_not_change_the_result(
+    p: float, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     radius = 0.3
     v = difficult_rows(p, scale * radius, seed=1)
     z = project_lp(v, radius, p)

@@ -65,7 +65,9 @@ def test_norms_and_their_names(norm: str | float, p: float, name: str) -> None:
     assert threat.dual == numerics.dual_exponent(p)
 
 
-@pytest.mark.parametrize("norm", [0.5, 0, "l0", "l0.9", -1, math.nan, "nan", "lp", "", "l-inf", None, True, [2]])
+@pytest.mark.parametrize(
+    "norm", [0.5, 0, "l0", "l0.9", -1, math.nan, "nan", "lp", "", "l-inf", None, True, [2]]
+)
 def test_other_norms_are_refused(norm: object) -> None:
     with pytest.raises(ValueError, match=re.escape(f"or a number in [1, inf], got {norm!r}")):
         Threat(norm, 0.1)  # type: ignore[arg-type]
@@ -351,7 +353,11 @@ def test_projected_points_are_in_the_ball_and_in_the_box(
     assert torch.equal(near[kept], far[kept])
     # Every other way of moving inside the ball ends there, too.
     generator = torch.Generator().manual_seed(seed)
-    for delta in (threat.steepest(noise.to(dtype)), threat.random(x, generator), threat.project_ball(far - x)):
+    for delta in (
+        threat.steepest(noise.to(dtype)),
+        threat.random(x, generator),
+        threat.project_ball(far - x),
+    ):
         assert (delta.dtype, delta.shape) == (dtype, x.shape)
         assert delta.isfinite().all()
         assert Threat(p, eps, None).contains(x + delta, x).all()
@@ -429,8 +435,15 @@ def test_per_feature_bounds_apply_feature_by_feature() -> None:
 
 def test_bounds_of_another_shape_are_refused() -> None:
     threat, x = Threat("linf", 0.1, (torch.zeros(3), 1)), torch.zeros(2, 4)
-    for call in (threat.clip, threat.check_input, lambda x: threat.project(x, x), lambda x: threat.contains(x, x)):
-        with pytest.raises(ValueError, match=re.escape("bounds of shape [3] do not broadcast to one input, [4]")):
+    for call in (
+        threat.clip,
+        threat.check_input,
+        lambda x: threat.project(x, x),
+        lambda x: threat.contains(x, x),
+    ):
+        with pytest.raises(
+            ValueError, match=re.escape("bounds of shape [3] do not broadcast to one input, [4]")
+        ):
             call(x)
 
 

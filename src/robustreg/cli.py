@@ -79,7 +79,8 @@ def _run(words: list[str]) -> int:
 
 def _explain(error: Exception) -> int:
     if hasattr(error, "format_message"):  # click's and typer's own: unknown command, option or argument
-        return _say(f"{error.format_message()} (see {_help_of(error)})", getattr(error, "exit_code", USAGE))
+        sentence, code = error.format_message(), getattr(error, "exit_code", USAGE)
+        return _say(f"{sentence} (see {_help_of(error)})", code) if sentence else code
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] != PROG:
         return _say(_missing_extra(error), FAILURE)
     if type(error).__name__ in ("RecipeError", "UsageError"):

@@ -75,10 +75,10 @@ def test_damaged_svhn_files(tmp_path):
     write_svhn(tmp_path)
     path = tmp_path / "train_32x32.mat"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="train_32x32.mat is no readable .mat file"):
+    with pytest.raises(DataError, match=r"train_32x32\.mat is no readable \.mat file"):
         load("svhn", tmp_path, download=False)
     path.write_bytes(b"nothing of the kind" * 20)
-    with pytest.raises(DataError, match="train_32x32.mat is no readable .mat file"):
+    with pytest.raises(DataError, match=r"train_32x32\.mat is no readable \.mat file"):
         load("svhn", tmp_path, download=False)
 
 
@@ -135,7 +135,12 @@ def single(path):
         (lambda path: path.write_bytes(b"PK nothing"), "no readable .npz file"),
         (lambda path: path.write_bytes(b""), "no readable .npz file"),
         (single, "holds a single array"),
-        (lambda path: np.savez(path, x_train=[[0.0]] * 2, y_train=["a", "b"], x_test=[[0.0]], y_test=["a"]), "mine_train: y must be an array of numbers"),
+        (
+            lambda path: np.savez(
+                path, x_train=[[0.0]] * 2, y_train=["a", "b"], x_test=[[0.0]], y_test=["a"]
+            ),
+            "mine_train: y must be an array of numbers",
+        ),
         (lambda path: np.savez(path, x=np.full((4, 2), 200.0), y=[0, 1, 0, 1]), "divide by 255"),
         (lambda path: np.savez(path, x=np.full((4, 2), np.nan), y=[0, 1, 0, 1]), "NaN"),
         (lambda path: np.savez(path, x=np.ones((4, 2)), y=[0, 1, 0]), "4 samples but y has 3"),

@@ -24,6 +24,16 @@ def shift(amount):
     return attack
 
 
+class Foreign:
+    """Another library's attack, which may call anything its threat."""
+
+    def __init__(self, threat):
+        self.threat = threat
+
+    def __call__(self, model, x, y):
+        return x
+
+
 def test_linear_model_has_its_closed_form_robust_accuracy(linear, data, threat):
     x, y = data
     result = evaluate(linear, data, [FGSM(threat), PGD(threat, steps=5)], threat)
@@ -79,6 +89,8 @@ def test_noise_and_other_threats_are_reported_but_not_counted(linear, data, thre
         "gaussian": Gaussian(0.5),
         "clean": Clean(),
         "big": FGSM(threat.with_eps(0.3)),
+        "object": Foreign(None),
+        "foreign": Foreign("linf"),
         "l2 inside": FGSM(Threat("l2", 0.1)),
         "l2 outside": FGSM(Threat("l2", 0.2)),
         "fgsm": FGSM(threat),
@@ -88,6 +100,8 @@ def test_noise_and_other_threats_are_reported_but_not_counted(linear, data, thre
         "gaussian": "no threat",
         "clean": "no threat",
         "big": "other threat",
+        "object": "no threat",
+        "foreign": "counted",
         "l2 inside": "counted",
         "l2 outside": "other threat",
         "fgsm": "counted",

@@ -413,6 +413,16 @@ class TestFloatNoise:
         rewrite(folder, lambda t: t["pgd.points"][row].copy_(x[sample] + delta))
         assert not verify(folder, linear, data).ok
 
+    def test_tiny_logits_hide_nothing(self, linear, data, threat, tmp_path):
+        with torch.no_grad():
+            linear.w.mul_(1e-6)
+            linear.b.mul_(1e-6)
+        evaluate(linear, data, [FGSM(threat)], threat, evidence_dir=tmp_path)
+        assert verify(tmp_path, linear, data).ok
+        rewrite(tmp_path, lambda t: t["fgsm.points"].copy_(data[0][t["fgsm.index"]]))
+        assert checks(verify(tmp_path, linear, data)) == {"points"}
+        assert verify(tmp_path, linear, data, noise=100.0).ok, "the rule is an option"
+
 
 class TestHashes:
     def test_canonical(self, linear):

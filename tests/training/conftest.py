@@ -15,7 +15,7 @@ from torch import nn
 from robustreg.attacks import PGD
 from robustreg.data import ArrayData, Loader, from_arrays
 from robustreg.module import ObjectiveModule
-from robustreg.objective import CrossEntropy
+from robustreg import CrossEntropy
 from robustreg.penalties import GradientNorm
 from robustreg.schedules import Ramp
 from robustreg.threat import Threat

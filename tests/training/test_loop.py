@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, TensorDataset
 
 from robustreg.module import ObjectiveModule
-from robustreg.objective import CrossEntropy
+from robustreg import CrossEntropy
 from robustreg.training import loop
 from robustreg.training.handler import Handler
 from robustreg.training.loop import Trainer

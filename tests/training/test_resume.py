@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from robustreg.data import Loader
-from robustreg.objective import CrossEntropy
+from robustreg import CrossEntropy
 from robustreg.training import checkpoint, tree
 from robustreg.training.averaging import EMA, SWA
 from robustreg.training.checkpoint import Checkpoint

@@ -74,10 +74,11 @@ def role(attack: Attack, threat: Threat, x: Tensor) -> str:
 
     A function without a `threat` attribute claims to stay in the evaluation's threat and is held to it.
     """
-    own = getattr(attack, "threat", None)
-    if own is None:
-        return NO_THREAT if hasattr(attack, "threat") or isinstance(attack, Point) else COUNTED
-    return COUNTED if lies_within(own, threat, x[0].numel()) else OTHER
+    own = own_threat(attack)
+    if own is not None:
+        return COUNTED if lies_within(own, threat, x[0].numel()) else OTHER
+    says_none = getattr(attack, "threat", threat) is None
+    return NO_THREAT if says_none or isinstance(attack, Point) else COUNTED
 
 
 def lies_within(inner: Threat, outer: Threat, features: int) -> bool:

@@ -60,7 +60,7 @@ def gather(data: Any) -> Samples:
             f"got {type(data).__name__}"
         )
     _check(x, y)
-    return Samples(x.detach(), y.detach().long())
+    return Samples(x.detach(), y.detach().to(x.device, torch.int64))
 
 
 def check_labels(y: Tensor, classes: int) -> None:

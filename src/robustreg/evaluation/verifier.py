@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,30 @@ from robustreg.evaluation.samples import Samples, gather
 from robustreg.evaluation.verification import Verification
 from robustreg.files import PathLike, read_json, sha256_file
 
-Predict = Callable[[Tensor], Tensor]
-
-# Another machine or batch size adds in another order, so logits move by some roundings of their size. A gap
-# between # the two largest below this, relative to 1 + the largest magnitude, is no evidence of a mistake.
+# Another machine or batch size adds in another order, so logits move by some roundings of what is added up. Its size
+# is read off the clean logits: those of a point on the boundary of two classes may cancel to nothing.
 NOISE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 3e-2}
+
+
+@dataclass
+class _Predictor:
+    """The model under test: `logits` of inputs `[K, ...]`, and the gap below which two of them are as good as equal."""
+
+    logits: Callable[[Tensor], Tensor]
+    noise: float | None
+    gap: float = 0.0
+
+    def learn_gap(self, clean: Tensor) -> None:
+        """Set the gap from the clean logits `[N, C]`."""
+        relative = NOISE.get(clean.dtype, 1e-4) if self.noise is None else self.noise
+        self.gap = relative * float(clean.double().abs().amax(dim=1).mean())
+
+    def too_close(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Tell where label and best other class are within the gap, `[B]` bool."""
+        values = logits.double()
+        label = values.gather(1, y[:, None]).squeeze(1)
+        other = values.scatter(1, y[:, None], -math.inf).amax(dim=1)
+        return (label - other).abs() <= self.gap
 
 
 def verify(
@@ -40,6 +60,7 @@ def verify(
     *,
     batch_size: int = 256,
     device: torch.device | str | None = None,
+    noise: float | None = None,
 ) -> Verification:
     """Re-check the evidence that `evaluate` wrote against the model and the data it is about.
 
@@ -56,6 +77,8 @@ def verify(
         data: the samples in any form that `evaluate` takes.
         batch_size: points per call of the model.
         device: where to run; the model's own device by default.
+        noise: the gap that counts as noise, as a fraction of the mean size of the largest clean logit; by default
+            1e-4 for float32 logits, 1e-10 for float64, 3e-2 for half precision.
 
     Returns:
         A `Verification`, true when everything holds. Damaged, cut or missing files are findings in it.
@@ -81,8 +104,9 @@ def verify(
     def predict(x: Tensor) -> Tensor:
         return torch.cat([logits_of(model, part.to(where)).cpu() for part in torch.split(x, batch_size)])
 
+    predictor = _Predictor(predict, noise)
     with as_found(model, where):
-        _check_clean(found, claims, samples, predict)
+        _check_clean(found, claims, samples, predictor)
         _check_outcomes(found, claims)
         for claim in claims.attacks:
             if claim.status == INVALID:
@@ -90,7 +114,7 @@ def verify(
                     f"{claim.name} was invalid when it ran: it has no points and counts nowhere."
                 )
             elif tensors is not None:
-                _check_points(found, claim, tensors, samples, predict)
+                _check_points(found, claim, tensors, samples, predictor)
     _check_summary(found, claims, folder.parent / FILE)
     if found.undecided:
         found.notes.append(
@@ -121,10 +145,11 @@ def _read_points(found: Verification, file: Path, claims: Claims) -> dict[str, T
         return None
 
 
-def _check_clean(found: Verification, claims: Claims, samples: Samples, predict: Predict) -> None:
-    logits, y = predict(samples.x), samples.y.cpu()
+def _check_clean(found: Verification, claims: Claims, samples: Samples, model: _Predictor) -> None:
+    logits, y = model.logits(samples.x), samples.y.cpu()
+    model.learn_gap(logits)
     differ = correct(logits, y) != claims.clean.outcomes
-    undecided = differ & _too_close(logits, y)
+    undecided = differ & model.too_close(logits, y)
     found.undecided += int(undecided.sum())
     found.fail_where(differ & ~undecided, "clean", "is not classified as recorded without any attack")
     _check_accuracy(found, claims.clean, claims.clean.outcomes, "the clean accuracy", None)
@@ -167,7 +192,7 @@ def _check_accuracy(
 
 
 def _check_points(
-    found: Verification, claim: AttackClaim, tensors: dict[str, Tensor], samples: Samples, predict: Predict
+    found: Verification, claim: AttackClaim, tensors: dict[str, Tensor], samples: Samples, model: _Predictor
 ) -> None:
     name, fooled = claim.name, claim.attacked & ~claim.score.outcomes
     stored = _stored(found, tensors, name, samples, ("points", "index", "label"))
@@ -182,13 +207,13 @@ def _check_points(
         label != samples.y.cpu()[index], "points", "has another label than in the data", name, index
     )
     _check_inside(found, claim, points, index, samples)
-    _check_predictions(found, name, points, index, samples, predict, fooled=True)
+    _check_predictions(found, name, points, index, samples, model, fooled=True)
     found.points_checked += len(index)
     if f"{name}.survivors.points" in tensors:
         kept = _stored(found, tensors, name, samples, ("survivors.points", "survivors.index"))
         if kept is not None:
             _check_inside(found, claim, kept[0], kept[1], samples)
-            _check_predictions(found, name, kept[0], kept[1], samples, predict, fooled=False)
+            _check_predictions(found, name, kept[0], kept[1], samples, model, fooled=False)
 
 
 def _stored(
@@ -236,29 +261,19 @@ def _check_predictions(
     points: Tensor,
     index: Tensor,
     samples: Samples,
-    predict: Predict,
+    model: _Predictor,
     fooled: bool,
 ) -> None:
     if not len(points):
         return
-    logits, y = predict(points), samples.y.cpu()[index]
+    logits, y = model.logits(points), samples.y.cpu()[index]
     against = correct(logits, y) == fooled
-    undecided = against & _too_close(logits, y)
+    undecided = against & model.too_close(logits, y)
     found.undecided += int(undecided.sum())
     what = (
         "has a point that the model classifies right" if fooled else "is right, but its point fools the model"
     )
     found.fail_where(against & ~undecided, "points", what, name, index)
-
-
-def _too_close(logits: Tensor, y: Tensor) -> Tensor:
-    """Tell where label and best other class are within floating-point noise of each other, `[B]` bool."""
-    noise = NOISE.get(logits.dtype, 1e-4)
-    values = logits.double()
-    label = values.gather(1, y[:, None]).squeeze(1)
-    other = values.scatter(1, y[:, None], -math.inf).amax(dim=1)
-    size = values.abs().nan_to_num(posinf=0.0).amax(dim=1)
-    return (label - other).abs() <= noise * (1.0 + size)
 
 
 def _check_summary(found: Verification, claims: Claims, file: Path) -> None:
