@@ -58,10 +58,12 @@ def test_projection_agrees_with_a_general_optimiser(p: float) -> None:
     radius = 0.7
     v = difficult_rows(p, 2.0)[:4, :5]
     for row, ours in zip(v, project(v, radius, p), strict=True):
+        target = row.numpy()
         best = optimize.minimize(
-            lambda z, target=row.numpy(): ((z - target) ** 2).sum() / 2,
-            row.numpy() * 0.1,
-            jac=lambda z, target=row.numpy(): z - target,
+            lambda z, target: ((z - target) ** 2).sum() / 2,
+            target * 0.1,
+            args=(target,),
+            jac=lambda z, target: z - target,
             constraints={"type": "ineq", "fun": lambda z: radius**p - (abs(z) ** p).sum()},
             method="SLSQP",
             options={"ftol": 1e-14, "maxiter": 500},

@@ -12,27 +12,31 @@ import json
 import math
 import os
 import shutil
-import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 PathLike = str | os.PathLike[str]
 
 
+def write_bytes_synced(path: PathLike, data: bytes) -> None:
+    """Write `data` and force it to the disk. Not atomic: for files of a folder that `replace_folder` renames."""
+    with open(path, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def write_bytes_atomic(path: PathLike, data: bytes) -> Path:
     """Write `data` to `path` so that no reader ever sees a part of it. Missing parent folders are made."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; a run folder is an ordinary one
+        write_bytes_synced(temporary, data)
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
     return target
@@ -49,7 +53,12 @@ def write_json_atomic(path: PathLike, obj: Any) -> Path:
     JSON has no infinity and no NaN, and readers disagree about what to do with them: they are written as
     `null`. A type that JSON does not know raises TypeError before anything is written.
     """
-    return write_text_atomic(path, json.dumps(finite(obj), indent=2, allow_nan=False) + "\n")
+    return write_text_atomic(path, json_text(obj))
+
+
+def json_text(obj: Any) -> str:
+    """The text that `write_json_atomic` writes."""
+    return json.dumps(finite(obj), indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: PathLike) -> Any:
@@ -76,6 +85,7 @@ def replace_folder(new: Path, target: Path) -> None:
     A folder cannot be renamed onto one that has files, so the old one steps aside first, as `.NAME.old`. A
     stop between the two renames leaves that one complete; `settled_folder` finds it.
     """
+    sync_folder(new)
     old = _aside(target)
     if target.exists():
         if old.exists():
@@ -119,9 +129,3 @@ def finite(obj: Any) -> Any:
 
 def _aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,9 +1,9 @@
 """Per-sample losses that attacks climb and penalties differentiate, by name or as any function.
 
 A loss is a name (``"ce"``, ``"margin"``, ``"dlr"``, ``"kl"``), a :class:`SmoothedCrossEntropy`, or any function
-``(logits [B, C], y [B]) -> [B]``. Names are values, so points that carry a loss stay hashable. ``"kl"`` needs no
-label: it is the divergence from the network's own prediction at the clean sample, ``KL(p(x) || p(x'))`` with ``p(x)``
-constant, as TRADES and VAT climb it.
+``(logits [B, C], y [B]) -> [B]``, which is given 0 in place of the label -1 and whose value there is not used. Names
+are values, so points that carry a loss stay hashable. ``"kl"`` needs no label: it is the divergence from the network's
+own prediction at the clean sample, ``KL(p(x) || p(x'))`` with ``p(x)`` constant, as TRADES and VAT climb it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from robustreg import numerics
@@ -54,7 +55,9 @@ def needs_labels(loss: Loss) -> bool:
 def check_loss(loss: Loss) -> None:
     """Refuse a loss name that does not exist."""
     if isinstance(loss, str) and loss not in LABELLED and loss != "kl":
-        raise ValueError(f"loss must be one of ce, margin, dlr, kl or a function (logits, y) -> [B], got {loss!r}")
+        raise ValueError(
+            f"loss must be one of ce, margin, dlr, kl or a function (logits, y) -> [B], got {loss!r}"
+        )
 
 
 def labelled(loss: Loss) -> LossFunction:
@@ -62,4 +65,33 @@ def labelled(loss: Loss) -> LossFunction:
     check_loss(loss)
     if loss == "kl":
         raise ValueError("the loss 'kl' compares with the clean prediction and reads no labels")
-    return LABELLED[loss] if isinstance(loss, str) else loss
+    if isinstance(loss, str):
+        return LABELLED[loss]
+    return loss if isinstance(loss, SmoothedCrossEntropy) else _for_unlabelled(loss)
+
+
+def _for_unlabelled(loss: LossFunction) -> LossFunction:
+    """A user's loss, which need not know of the label -1, with 0 for the samples that have it."""
+
+    def masked(logits: Tensor, y: Tensor) -> Tensor:
+        values = loss(logits, y.clamp(min=0))
+        if values.shape != y.shape:
+            raise ValueError(
+                f"a loss must give one value per sample, {list(y.shape)}, but {getattr(loss, '__name__', loss)} gave "
+                f"{list(values.shape)}: use reduction='none'"
+            )
+        return torch.where(y >= 0, values, 0.0)
+
+    return masked
+
+
+def check_labels(x: Tensor, y: Tensor) -> None:
+    """Refuse labels that are not integers ``[B]`` from -1 up."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"labels must be a tensor of integers [B], got a {type(y).__name__}")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"labels must be integers [B], got {y.dtype}")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"labels must be [B] = [{x.shape[0]}] like x {list(x.shape)}, got {list(y.shape)}")
+    if y.numel() and int(y.min()) < -1:
+        raise ValueError(f"labels must be class numbers from 0, or -1 for unlabelled, got {int(y.min())}")

@@ -20,8 +20,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 Mode = Literal["train", "batch", "eval"]
 Model = Callable[[Tensor], Tensor]
@@ -47,12 +49,24 @@ def running(model: Model, mode: Mode) -> Iterator[None]:
 
 
 @contextmanager
+def out_of_inference(x: Tensor, y: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Leave ``torch.inference_mode`` for a while, where input gradients are impossible: the batch as normal tensors."""
+    if not (torch.is_inference_mode_enabled() or x.is_inference() or (y is not None and y.is_inference())):
+        yield x, y
+        return
+    grad = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):
+        yield x.clone(), None if y is None else y.clone()
+
+
+@contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     # Flags are set one by one, not by model.eval(): a network may override train() to keep parts frozen.
+    # Directly in __dict__, because Module.__setattr__ is slow and this runs at every step of an attack.
     training = [m for m in model.modules() if m.training]
     try:
         for m in training:
-            m.__dict__["training"] = False  # Module.__setattr__ is slow, and this runs at every step of an attack
+            m.__dict__["training"] = False
         yield
     finally:
         for m in training:
@@ -61,13 +75,16 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _statistics_frozen(model: nn.Module) -> Iterator[None]:
-    # With track_running_stats off and training on, torch's normalisation layers use the batch's statistics and leave
-    # their buffers alone; the layers compute the same numbers as in training.
-    tracking = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    # With track_running_stats off and training on, torch's BatchNorm uses the batch's statistics and leaves its buffers
+    # alone; it computes the same numbers as in training. InstanceNorm updates its buffers even so, but not with a
+    # momentum of 0.
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    attribute = {m: "momentum" if isinstance(m, _InstanceNorm) else "track_running_stats" for m in norms}
+    values = {m: getattr(m, name) for m, name in attribute.items()}
     try:
-        for m in tracking:
-            m.track_running_stats = False
+        for m, name in attribute.items():
+            setattr(m, name, 0.0 if name == "momentum" else False)
         yield
     finally:
-        for m in tracking:
-            m.track_running_stats = True
+        for m, name in attribute.items():
+            setattr(m, name, values[m])

@@ -6,6 +6,7 @@ Perturbed(threat)``. Calling it gives the scalar loss for any training loop.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustreg.modes import Model
+from robustreg.losses import check_labels
+from robustreg.modes import Model, out_of_inference
 from robustreg.plan import Plan, StandIn, count, learn
-from robustreg.probe import Needs, Probe
+from robustreg.points import Point
+from robustreg.probe import Needs, Probe, check_samples
 from robustreg.schedules import Weight, times, weight_at
 from robustreg.streams import Stream
-from robustreg.terms import Term
+from robustreg.terms import Term, mean_over_samples
 from robustreg.threat import Threat
 
 
@@ -54,8 +57,7 @@ class Objective:
         self.threat = threat
         self.entries = tuple((w, t.with_threat(threat) if threat is not None else t) for w, t in entries)
         for weight, _ in self.entries:
-            if not callable(weight) and not isinstance(weight, (int, float)):
-                raise TypeError(f"a weight is a number or a function of progress, got {weight!r}")
+            _check_weight(weight)
         self.names = _unique_names([term for _, term in self.entries])
         self.needs: Needs | None = None
         self._prepared = False
@@ -76,15 +78,16 @@ class Objective:
         if not isinstance(other, Objective):
             return NotImplemented
         if self.threat and other.threat and self.threat != other.threat:
-            raise ValueError(f"cannot add objectives under different threats, {self.threat} and {other.threat}")
+            raise ValueError(
+                f"cannot add objectives under different threats, {self.threat} and {other.threat}"
+            )
         return Objective(self.entries + other.entries, self.threat or other.threat)
 
     def __radd__(self, other: object) -> Objective:
         return self if other == 0 else NotImplemented  # so that sum([...]) works
 
     def __rmul__(self, weight: Weight) -> Objective:
-        if not callable(weight) and not isinstance(weight, (int, float)):
-            return NotImplemented
+        _check_weight(weight)
         return Objective(tuple((times(weight, w), t) for w, t in self.entries), self.threat)
 
     __mul__ = __rmul__
@@ -132,8 +135,9 @@ class Objective:
         if stream is None:
             stream = Stream(torch.initial_seed(), self._calls if step is None else step)
             self._calls += 1
-        probe = Probe(model, x, y, stream=stream, needs=self.needs, threat=self.threat)
-        detailed = self.evaluate(probe, self.weights_at(progress))
+        with out_of_inference(x, y) as (x, y):
+            probe = Probe(model, x, y, stream=stream, needs=self.needs, threat=self.threat)
+            detailed = self.evaluate(probe, self.weights_at(progress))
         for action in probe.deferred:
             action()
         if first:
@@ -151,7 +155,10 @@ class Objective:
 
     def weights_at(self, progress: float | None) -> dict[str, float]:
         """Each term's weight at ``progress``, by name."""
-        return {name: weight_at(weight, progress) for name, (weight, _) in zip(self.names, self.entries, strict=True)}
+        return {
+            name: weight_at(weight, progress)
+            for name, (weight, _) in zip(self.names, self.entries, strict=True)
+        }
 
     def evaluate(self, probe: Probe, weights: Mapping[str, float | Tensor]) -> Detailed:
         """The terms' values on a probe and their weighted sum."""
@@ -164,17 +171,23 @@ class Objective:
                 continue
             probe.asking = name
             values[name] = _shaped(term, term(probe), probe)
-            means[name] = _mean(values[name], term, probe)
+            means[name] = mean_over_samples(values[name], term, probe)
             summand = weights[name] * means[name]
             total = summand if total is None else total + summand
-        for name, weight, term in entries:  # last, so that what they run cannot touch what the loss is made of
+        for (
+            name,
+            weight,
+            term,
+        ) in entries:  # last, so that what they run cannot touch what the loss is made of
             if _only_logged(weight):
                 probe.asking = name
                 with torch.no_grad(), probe.observing():
                     values[name] = _shaped(term, term(probe), probe)
-                    means[name] = _mean(values[name], term, probe)
+                    means[name] = mean_over_samples(values[name], term, probe)
         if total is None:
-            raise ValueError("the objective has no term with a weight other than 0: there is nothing to minimise")
+            raise ValueError(
+                "the objective has no term with a weight other than 0: there is nothing to minimise"
+            )
         return Detailed(
             total,
             {name: means[name].detach() for name in self.names},
@@ -193,10 +206,9 @@ class Objective:
             TypeError: inputs or labels of the wrong type.
         """
         self.check_needs(has_labels=y is not None)
-        if not x.is_floating_point():
-            raise TypeError(f"x must be floating point (pixels in 0-1), got {x.dtype}; divide 0-255 images by 255")
+        check_samples(x)
         if y is not None:
-            _check_labels(x, y)
+            check_labels(x, y)
         for threat in dict.fromkeys(t for _, term in self.entries for t in term.threats()):
             threat.check_input(x)
         if not torch.isfinite(x).all():
@@ -249,7 +261,9 @@ class Objective:
         """Take back what :meth:`state_dict` gave; the terms must be the same."""
         unknown = set(state["terms"]) - set(self.names)
         if unknown:
-            raise ValueError(f"the state is of another objective: it has no term {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"the state is of another objective: it has no term {', '.join(sorted(unknown))}"
+            )
         self._calls = int(state["calls"])
         for name, (_, term) in zip(self.names, self.entries, strict=True):
             term.load_state_dict(state["terms"].get(name, {}))
@@ -277,15 +291,6 @@ def _only_logged(weight: Weight) -> bool:
     return not callable(weight) and weight == 0
 
 
-def _mean(values: Tensor, term: Term, probe: Probe) -> Tensor:
-    """Mean over the samples that the term speaks of: the labelled ones if it needs labels, else all."""
-    if values.ndim == 0:
-        return values
-    if "labels" not in term.needs:
-        return values.mean()
-    return values.sum() / probe.labelled()
-
-
 def _shape_from(objective: Objective) -> tuple[int, ...] | None:
     """The sample shape that per-feature bounds imply, if a threat has any."""
     for _, term in objective.entries:
@@ -296,13 +301,16 @@ def _shape_from(objective: Objective) -> tuple[int, ...] | None:
     return None
 
 
-def _check_labels(x: Tensor, y: Tensor) -> None:
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise TypeError(f"labels must be integers [B], got {y.dtype}")
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"labels must be [B] = [{x.shape[0]}] like x {list(x.shape)}, got {list(y.shape)}")
-    if y.numel() and int(y.min()) < -1:
-        raise ValueError(f"labels must be class numbers from 0, or -1 for unlabelled, got {int(y.min())}")
+def _check_weight(weight: object) -> None:
+    # terms, objectives, points and classes can be called too, but none of them is a schedule
+    if isinstance(weight, (Term, Objective)):
+        raise TypeError(
+            "terms cannot be multiplied with each other: weighted(term, by=...) weights a term's samples"
+        )
+    if isinstance(weight, (Point, type)) or not (callable(weight) or isinstance(weight, (int, float))):
+        raise TypeError(f"a weight is a number or a function of progress, got {weight!r}")
+    if isinstance(weight, (int, float)) and not math.isfinite(weight):
+        raise ValueError(f"a weight must be finite, got {weight!r}")
 
 
 def _warn_of_probabilities(probe: Probe) -> None:

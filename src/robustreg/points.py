@@ -11,13 +11,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
-from robustreg.losses import Loss, check_loss, needs_labels
-from robustreg.modes import Mode, Model, check_mode
+from robustreg.losses import Loss, check_labels, check_loss, needs_labels
+from robustreg.modes import Mode, Model, check_mode, out_of_inference
 from robustreg.streams import Stream, content_key, derive_seed
 from robustreg.threat import Threat
 
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound="Point")
 Clip = Literal["threat", "box", "none"]
+
+
+def check_clip(clip: str) -> None:
+    """Refuse a clip that does not exist."""
+    if clip not in get_args(Clip):
+        raise ValueError(f"clip must be one of {', '.join(get_args(Clip))}, got {clip!r}")
 
 
 class Point:
@@ -64,6 +70,15 @@ class Point:
         loss = getattr(self, "loss", None)
         return (loss is not None and needs_labels(loss)) or any(p.reads_labels for p in self.parts())
 
+    def threats(self) -> Iterator[Threat]:
+        """Every threat in this point and its parts."""
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if isinstance(value, Threat):
+                yield value
+            elif isinstance(value, Point):
+                yield from value.threats()
+
     def with_threat(self: P, threat: Threat) -> P:
         """This point under another threat, its parts included."""
         changes: dict[str, Any] = {}
@@ -95,13 +110,23 @@ class Point:
 
         Returns:
             The points ``[B, ...]``, without a graph, of x's dtype and device.
-        """
-        from robustreg.probe import Probe
 
-        if y is None and self.reads_labels:
+        Raises:
+            ValueError: inputs outside the threat's bounds or not finite; labels missing or of the wrong shape.
+            TypeError: inputs or labels of the wrong type.
+        """
+        from robustreg.probe import Probe, check_samples
+
+        check_samples(x)
+        if y is not None:
+            check_labels(x, y)
+        elif self.reads_labels:
             raise ValueError(f"{type(self).__name__} needs labels y to attack with the loss that it climbs")
-        probe = Probe(model, x, y, stream=Stream.from_generator(generator), noise=noise, attacking=True)
-        return probe.at(self)
+        for threat in dict.fromkeys(self.threats()):
+            threat.check_input(x)
+        with out_of_inference(x, y) as (x, y):
+            stream = Stream.from_generator(generator)
+            return Probe(model, x, y, stream=stream, noise=noise, attacking=True).at(self)
 
 
 @lru_cache(maxsize=4096)
@@ -117,7 +142,9 @@ def draw_per_sample(point: Point, x: Tensor, seeds: Sequence[int]) -> dict[Point
     draws: dict[Point, Tensor] = {}
     for source in dict.fromkeys(point.sources()):
         rows = [
-            source.draw(x[i : i + 1], torch.Generator(device=x.device).manual_seed(derive_seed(seed, source.key)))
+            source.draw(
+                x[i : i + 1], torch.Generator(device=x.device).manual_seed(derive_seed(seed, source.key))
+            )
             for i, seed in enumerate(seeds)
         ]
         draws[source] = torch.cat(rows) if rows else torch.empty_like(x)
@@ -151,6 +178,13 @@ class Uniform(Point):
     number: int = 0
     scale: float = 1.0
     clip: Clip = "box"
+
+    def __post_init__(self) -> None:
+        check_clip(self.clip)
+        if not self.scale >= 0:
+            raise ValueError(
+                f"scale is the ball's radius as a multiple of eps and must be >= 0, got {self.scale}"
+            )
 
     def draw(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """A perturbation ``[B, ...]`` uniform in the ball of radius ``scale * eps``."""
@@ -214,6 +248,7 @@ class Steepest(Point):
     def __post_init__(self) -> None:
         check_loss(self.loss)
         check_mode(self.mode)
+        check_clip(self.clip)
 
     def locate(self, probe: Probe) -> Tensor:
         """The start plus the step."""
@@ -240,11 +275,7 @@ def clipped(z: Tensor, x: Tensor, threat: Threat, clip: Clip) -> Tensor:
     """``z`` within the threat around ``x``, within its box, or as it is."""
     if clip == "threat":
         return threat.project(z, x)
-    if clip == "box":
-        return threat.clip(z)
-    if clip == "none":
-        return z
-    raise ValueError(f"clip must be 'threat', 'box' or 'none', got {clip!r}")
+    return threat.clip(z) if clip == "box" else z
 
 
 def FGSM(

@@ -33,12 +33,16 @@ class Needs:
         differentiable: input gradients through which the loss will be differentiated again.
         train: forwards asked for in ``"train"`` mode; ``"batch"`` requests for the same point are served by them.
         random: random points, whose draws a compiled step must be handed.
+        shared_dropout: whether a forward uses the dropout masks of another point's.
+        deferred: whether a stateful term's update is to run after the step.
     """
 
     input_graph: set[ForwardKey] = field(default_factory=set)
     differentiable: set[GradKey] = field(default_factory=set)
     train: set[tuple[Point, Point]] = field(default_factory=set)
     random: set[Point] = field(default_factory=set)
+    shared_dropout: bool = False
+    deferred: bool = False
 
 
 @dataclass
@@ -87,8 +91,7 @@ class Probe:
         attacking: bool = False,
         rehearsing: bool = False,
     ) -> None:
-        if not x.is_floating_point():
-            raise TypeError(f"x must be floating point (pixels in 0-1), got {x.dtype}; divide 0-255 images by 255")
+        check_samples(x)
         self.model = model
         self.x = x.detach()
         self.y = y
@@ -166,6 +169,10 @@ class Probe:
     def noise(self, point: Point) -> Tensor:
         """The random numbers ``[B, ...]`` of a random point: its own stream, drawn once."""
         if point not in self._noise:
+            if torch.compiler.is_compiling():
+                raise RuntimeError(
+                    "random points are drawn outside a compiled step: use ObjectiveModule.compile()"
+                )
             self.asked.random.add(point)
             generator = self.stream.generator(self.x.device, "draw", point.key)
             self._noise[point] = point.draw(self.x, generator)
@@ -209,6 +216,7 @@ class Probe:
         self, u: Tensor, mode: Mode, *key: object, point: Point | None = None, graph: bool = False
     ) -> Tensor:
         """Logits ``[b, C]`` at coordinates ``u [b, ...]``; ``key`` names the run's random stream."""
+        mode = "batch" if mode == "train" and self._observing else mode
         with contextlib.nullcontext() if graph else torch.no_grad():
             logits = self._apply(u, mode, "run", *key)
         self._record("forward", _name(point) if point else "search", mode)
@@ -233,7 +241,7 @@ class Probe:
             u = self._leaf(z) if gradient else z
             logits = self.run(u, mode, *key, point=point, graph=gradient)
             losses = function(logits, rows)
-            g = torch.autograd.grad(losses.sum(), u)[0] if gradient else None
+            g = _gradient(losses, u) if gradient else None
         if gradient:
             self._record("input backward", _name(point), mode)
         return logits.detach(), losses.detach(), g
@@ -246,6 +254,7 @@ class Probe:
 
     def defer(self, action: Callable[[], None]) -> None:
         """Have a stateful term's update run after the step was computed, and not at all in a rehearsal."""
+        self.asked.deferred = True
         self.deferred.append(action)
 
     @contextlib.contextmanager
@@ -275,6 +284,8 @@ class Probe:
         key: ForwardKey = (point, mode, dropout)
         if mode == "train":
             self.asked.train.add((point, dropout))
+        if dropout != point:
+            self.asked.shared_dropout = True
         if input_graph and not self._observing:
             self.asked.input_graph.add(key)
         known = self._forwards.get(key)
@@ -308,7 +319,7 @@ class Probe:
         create = create and not self._observing
         with torch.enable_grad():
             losses = self.loss_function(loss, mode)(forward.logits, None)
-            (g,) = torch.autograd.grad(losses.sum(), forward.u, retain_graph=True, create_graph=create)
+            g = _gradient(losses, forward.u, retain_graph=True, create_graph=create)
         record = self._record("input backward", _name(point), mode)
         if self._rehearsing and create:
             record.outputs = g
@@ -345,13 +356,18 @@ class Probe:
 
     def _check_range(self, logits: Tensor) -> None:
         # Once per batch and on the CPU only: elsewhere it would wait for the device, and the loss itself refuses.
-        if self._range_checked or self.y is None or self.y.device.type != "cpu" or torch.compiler.is_compiling():
+        if (
+            self._range_checked
+            or self.y is None
+            or self.y.device.type != "cpu"
+            or torch.compiler.is_compiling()
+        ):
             return
         self._range_checked = True
         if self.y.numel() and int(self.y.max()) >= logits.shape[1]:
             raise ValueError(
-                f"labels run up to {int(self.y.max())}, but the model has {logits.shape[1]} classes: labels must lie in "
-                f"0..{logits.shape[1] - 1}, or be -1 for unlabelled"
+                f"labels run up to {int(self.y.max())}, but the model has {logits.shape[1]} classes: labels must lie "
+                f"in 0..{logits.shape[1] - 1}, or be -1 for unlabelled"
             )
 
     def _record(self, kind: str, point: str, mode: Mode) -> Pass:
@@ -362,6 +378,30 @@ class Probe:
     def _share(self, record: Pass) -> None:
         if self.asking not in record.asked_by:
             record.asked_by.append(self.asking)
+
+
+def check_samples(x: Tensor) -> None:
+    """Refuse samples that are not a floating point tensor ``[B, ...]``."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a floating point tensor [B, ...], got a {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"x must be floating point (pixels in 0-1), got {x.dtype}; divide 0-255 images by 255"
+        )
+
+
+def _gradient(losses: Tensor, u: Tensor, *, retain_graph: bool = False, create_graph: bool = False) -> Tensor:
+    total, g = losses.sum(), None
+    if total.requires_grad:
+        (g,) = torch.autograd.grad(
+            total, u, retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
+        )
+    if g is None:
+        raise ValueError(
+            "there is no gradient from the loss to the model's input: the logits do not depend on it through "
+            "differentiable operations"
+        )
+    return g
 
 
 def _name(point: Point) -> str:

@@ -59,7 +59,7 @@ KINDS: dict[str, Kind] = {
         left_out=("weighted",),
     ),
     "point": Kind("point", ("robustreg.points", "robustreg.attacks"), "robustreg.points:Point"),
-    "method": Kind("method", ("robustreg.methods",)),
+    "method": Kind("method", ("robustreg.methods",), "robustreg.objective:Objective"),
     "weight": Kind("weight schedule", ("robustreg.schedules:Ramp", "robustreg.schedules:Cosine")),
     "model": Kind("model", catalogue="robustreg.models.catalogue:BUILDERS"),
     "data": Kind("data set", catalogue="robustreg.data:NAMES", maker="robustreg.data:load"),

@@ -23,7 +23,9 @@ class Ramp:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.until <= 1.0:
-            raise ValueError(f"until is the progress at which the ramp ends and must lie in (0, 1], got {self.until}")
+            raise ValueError(
+                f"until is the progress at which the ramp ends and must lie in (0, 1], got {self.until}"
+            )
 
     def __call__(self, progress: float) -> float:
         """The weight at ``progress``."""
@@ -40,7 +42,9 @@ class Cosine:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.until <= 1.0:
-            raise ValueError(f"until is the progress at which the curve ends and must lie in (0, 1], got {self.until}")
+            raise ValueError(
+                f"until is the progress at which the curve ends and must lie in (0, 1], got {self.until}"
+            )
 
     def __call__(self, progress: float) -> float:
         """The weight at ``progress``."""
@@ -61,7 +65,9 @@ class Product:
 
 
 def times(first: Weight, second: Weight) -> Weight:
-    """The product of two weights, kept a number where both are."""
+    """The product of two weights, kept a number where both are, or where one is 0."""
+    if first == 0.0 or second == 0.0:
+        return 0.0
     if callable(first) or callable(second):
         if first == 1.0 or second == 1.0:
             return second if first == 1.0 else first

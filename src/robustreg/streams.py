@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import numbers
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,17 +23,27 @@ def content_key(value: Any) -> str:
     """A string that names a value by its content, equal in every process.
 
     Understands numbers, strings, None, tensors (by their bytes), functions (by qualified name), containers, dataclasses
-    and any object with a ``content_key()`` method of its own.
+    and any object with a ``content_key()`` method of its own. Equal numbers have one name, whatever their type.
     """
+    # 2 == 2.0 == numpy's 2, so points that hold them are equal and must share a stream
+    if isinstance(value, numbers.Integral):
+        return repr(int(value))
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        return repr(int(number) if number.is_integer() else number)
     own = getattr(value, "content_key", None)
     if callable(own) and not isinstance(value, type):
         return str(own())
     if isinstance(value, Tensor):
         data = value.detach().cpu().contiguous()
-        digest = hashlib.blake2b(data.flatten().view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(
+            data.flatten().view(torch.uint8).numpy().tobytes(), digest_size=16
+        ).hexdigest()
         return f"tensor({tuple(data.shape)},{data.dtype},{digest})"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = ",".join(f"{f.name}={content_key(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        fields = ",".join(
+            f"{f.name}={content_key(getattr(value, f.name))}" for f in dataclasses.fields(value)
+        )
         return f"{type(value).__qualname__}({fields})"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{k}:{content_key(v)}" for k, v in sorted(value.items())) + "}"
@@ -40,7 +51,9 @@ def content_key(value: Any) -> str:
         parts = [content_key(v) for v in value]
         return "(" + ",".join(sorted(parts) if isinstance(value, (set, frozenset)) else parts) + ")"
     if callable(value):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        return (
+            f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        )
     return repr(value)
 
 

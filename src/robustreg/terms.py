@@ -53,6 +53,8 @@ class Term:
                 needs.add(name)
             if name == "loss" and value is not None and needs_labels(value):
                 needs.add("labels")
+            if isinstance(value, Point) and value.reads_labels:
+                needs.add("labels")
             if isinstance(value, Term):
                 needs |= value.needs
         return frozenset(needs)
@@ -78,10 +80,15 @@ class Term:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave."""
         if state:
-            raise ValueError(f"{self.name} has no state, but the checkpoint holds {', '.join(sorted(state))} for it")
+            raise ValueError(
+                f"{self.name} has no state, but the checkpoint holds {', '.join(sorted(state))} for it"
+            )
 
     def __add__(self, other: Term | Objective) -> Objective:
         return self._alone() + other
+
+    def __radd__(self, other: object) -> Objective:
+        return other + self._alone()  # so that sum([...]) works
 
     def __rmul__(self, weight: Weight) -> Objective:
         return weight * self._alone()
@@ -177,11 +184,17 @@ class Weighted(Term):
                 f"{list(values.shape)} and its weight {list(weight.shape)}"
             )
         weight = weight.detach() if self.detach else weight
-        return values * (weight / weight.detach().mean() if self.normalise else weight)
+        if self.normalise:
+            scale = mean_over_samples(weight.detach(), self, probe)
+            weight = weight / torch.where(scale == 0, 1.0, scale)
+        return values * weight
 
     def state_dict(self) -> dict[str, Any]:
         """The states of both parts, where there are any."""
-        states = {"term": self.term.state_dict(), "by": self.by.state_dict() if isinstance(self.by, Term) else {}}
+        states = {
+            "term": self.term.state_dict(),
+            "by": self.by.state_dict() if isinstance(self.by, Term) else {},
+        }
         return {key: state for key, state in states.items() if state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -198,7 +211,7 @@ def weighted(term: Term, by: WeightOf, *, detach: bool = False, normalise: bool 
         term: any term with per-sample values.
         by: a term, or a function of the probe, giving weights ``[B]``.
         detach: treat the weight as a constant (ARoW does not: its weight carries gradient).
-        normalise: divide the weights by their batch mean, so that the term keeps its scale.
+        normalise: divide the weights by their mean over the samples that the term speaks of: it keeps its scale.
     """
     return Weighted(term, by, detach, normalise)
 
@@ -217,10 +230,21 @@ class Vulnerability(Term):
         return -torch.expm1(-probe.loss(self.at, "ce", self.mode))
 
 
+def mean_over_samples(values: Tensor, term: Term, probe: Probe) -> Tensor:
+    """Mean of values ``[B]`` over the samples that a term speaks of: the labelled ones if it needs labels, else all."""
+    if values.ndim == 0:
+        return values
+    if "labels" not in term.needs:
+        return values.mean()
+    return torch.where(probe.labels() >= 0, values, 0.0).sum() / probe.labelled()
+
+
 def _threats(value: Any) -> Iterator[Threat]:
     if isinstance(value, Threat):
         yield value
-    elif isinstance(value, (Term, Point)):
+    elif isinstance(value, Point):
+        yield from value.threats()
+    elif isinstance(value, Term):
         for name in _field_names(value):
             yield from _threats(getattr(value, name))
 

@@ -84,6 +84,16 @@ def test_augmentation_leaves_the_order_alone():
     assert not same(plain, changed)
 
 
+def test_augmentation_differs_by_batch_and_by_epoch():
+    data = from_arrays(
+        make(1).x.repeat(32, 1, 1, 1), torch.arange(32) % 2
+    )  # one image, so only the draws differ
+    source = Loader(data, 16, augment=["crop2"])
+    first, second = list(source), list(source)
+    assert not torch.equal(first[0][0], first[1][0])
+    assert not torch.equal(first[0][0], second[0][0])
+
+
 def test_the_global_random_state_is_neither_used_nor_moved():
     torch.manual_seed(0)
     state = torch.get_rng_state()

@@ -10,7 +10,7 @@ from torch import nn
 
 from robustreg.attacks import PGD
 from robustreg.evaluation import Progress, evaluate, wilson
-from robustreg.evaluation.crafting import describe, lies_within, named
+from robustreg.evaluation.crafting import Crafter, describe, lies_within, named
 from robustreg.points import FGSM, Clean, Gaussian, Steepest, Uniform
 from robustreg.threat import Threat
 
@@ -206,6 +206,19 @@ def test_points_do_not_depend_on_batch_size_or_global_seed(net, images):
     # The seed does matter: the noise moves other samples.
     other = evaluate(net, images, attacks, threat, seed=6)
     assert not all(torch.equal(other.outcomes[n], results[0].outcomes[n]) for n in attacks)
+
+
+def test_every_sample_has_its_own_noise(net):
+    """Equal images in one batch get different noise, and a sample the same noise in any batch and under any attack's
+    neighbours; another attack's name or another seed gives other noise."""
+    x, y = torch.full((6, 1, 5, 5), 0.5), torch.zeros(6, dtype=torch.int64)
+    point = Uniform(Threat("linf", 0.1))
+    together = Crafter("a", point, seed=0)(net, x, y, torch.arange(6))
+    assert len(torch.unique(together.flatten(1), dim=0)) == 6
+    alone = Crafter("a", point, seed=0)(net, x[:1], y[:1], torch.tensor([4]))
+    assert torch.equal(alone[0], together[4])
+    for other in (Crafter("b", point, seed=0), Crafter("a", point, seed=1)):
+        assert not torch.equal(other(net, x, y, torch.arange(6)), together)
 
 
 def test_function_attacks_are_seeded_and_leave_the_global_state(linear, data, threat):

@@ -34,13 +34,13 @@ def test_holds_the_estimate_and_is_symmetric(count):
     assert wilson(n - k, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
-@given(st.integers(1, 100_000))
-def test_exact_at_none_and_all(n):
-    z2 = NormalDist().inv_cdf(0.975) ** 2
-    assert wilson(0, n).low == 0.0
-    assert wilson(0, n).high == pytest.approx(z2 / (n + z2))
-    assert wilson(n, n).high == 1.0
-    assert wilson(n, n).low == pytest.approx(n / (n + z2))
+@given(st.integers(1, 100_000), st.floats(0.01, 0.999))
+def test_exact_at_none_and_all(n, level):
+    z2 = NormalDist().inv_cdf(0.5 + level / 2) ** 2
+    assert wilson(0, n, level).low == 0.0
+    assert wilson(0, n, level).high == pytest.approx(z2 / (n + z2))
+    assert wilson(n, n, level).high == 1.0
+    assert wilson(n, n, level).low == pytest.approx(n / (n + z2))
 
 
 def test_wider_at_a_higher_level():

@@ -81,7 +81,9 @@ def test_table_is_aligned_and_says_what_does_not_count(result):
         assert rows[name][:column].endswith(f"{100 * score.accuracy:.2f}")
         assert f"[{100 * score.low:.2f}, {100 * score.high:.2f}]" in rows[name]
     assert rows["noise"].endswith("no threat, not in the worst case")
-    assert sum(line.startswith("eps") for line in lines) == 3
+    curve = [line for line in lines if line.startswith("eps")]
+    assert [line[:column].split()[-1] for line in curve] == [f"{100 * p.accuracy:.2f}" for p in result.curve]
+    assert all(line.endswith("pgd, n = 60") for line in curve)
     assert str(result) == result.table()
 
 

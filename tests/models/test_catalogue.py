@@ -302,3 +302,11 @@ class TestOwnFunctions:
     def test_it_must_return_a_module(self, own):
         with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, got str"):
             build("own_nets:make_text", allow_modules=["own_nets"])
+
+
+@pytest.mark.parametrize("name", ["small_conv", "maxout_mlp", "preact_resnet18"])
+def test_networks_are_captured_whole_by_the_compiler(name):
+    net, x = small(name).eval(), images(name)
+    torch.compiler.reset()
+    with torch.no_grad():
+        assert torch.equal(torch.compile(net, fullgraph=True, backend="eager")(x), net(x))

@@ -73,7 +73,7 @@ def test_constrain_puts_every_layer_into_its_published_ball(net, limits):
             p.copy_(torch.randn(p.shape, generator=gen()) * 3)
     biases = [p.clone() for p in net.parameters() if p.ndim == 1]
     net.constrain_()
-    norms = [float(layer.weight.flatten(1).norm(dim=1).max()) for layer in limited(net)]
+    norms = [layer.weight.detach().flatten(1).norm(dim=1).max().item() for layer in limited(net)]
     assert norms == pytest.approx(limits, rel=1e-5)
     assert all(
         torch.equal(a, b) for a, b in zip(biases, (p for p in net.parameters() if p.ndim == 1), strict=True)

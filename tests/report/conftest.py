@@ -31,6 +31,7 @@ ROWS = {
 }
 CLEAN = {"plain": 0.9822, "penalty": 0.9756, "perturbed": 0.9911}
 ROBUST = {"plain": 0.33, "penalty": 0.58, "perturbed": 0.81}
+THREAT = {"norm": "linf", "eps": 0.1, "bounds": [0.0, 1.0]}
 CLASSES = [str(i) for i in range(10)]
 N = 450
 
@@ -41,7 +42,7 @@ def score(accuracy: float, n: int = N) -> dict[str, float]:
 
 
 def evaluation(kind: str, seed: int) -> dict[str, Any]:
-    threat = {"norm": "linf", "eps": 0.1, "bounds": [0.0, 1.0]}
+    threat = THREAT
     clean, robust = CLEAN[kind] - 0.004 * seed, ROBUST[kind] + 0.013 * seed
     attacks = [
         ("FGSM", "FGSM(Threat('linf', 0.1))", threat, "counted", robust + 0.05),
@@ -156,7 +157,7 @@ def write_run(
             "sha256": "ab" * 32,
         },
         "model": {"name": "conv_small", "width": 32, "activation": "relu"},
-        "threat": None if kind == "plain" else {"norm": "linf", "eps": 0.1, "bounds": [0.0, 1.0]},
+        "threat": THREAT,
         "step_seconds": {"median": seconds, "count": 115},
         **info,
     }
@@ -174,12 +175,8 @@ def write_run(
     evidence.mkdir(parents=True)
     (evidence / "manifest.json").write_text("{}")
     (folder / "evaluation" / "evaluation.json").write_text(json.dumps(evaluation(kind, seed)))
-    about = {
-        "selection": "the first images of each class in the order of the data",
-        "attack": "PGD with 20 steps",
-    }
-    about["threat"] = json.dumps({"norm": "linf", "eps": 0.1})
-    save_file(example_tensors(kind), folder / "examples.safetensors", metadata=about)
+    about = {"selection": "the first images of each class", "attack": "PGD with 20 steps", "threat": THREAT}
+    save_file(example_tensors(kind), folder / "examples.safetensors", metadata={"about": json.dumps(about)})
     return folder
 
 

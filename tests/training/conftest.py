@@ -12,10 +12,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from robustreg import CrossEntropy
 from robustreg.attacks import PGD
 from robustreg.data import ArrayData, Loader, from_arrays
 from robustreg.module import ObjectiveModule
-from robustreg import CrossEntropy
 from robustreg.penalties import GradientNorm
 from robustreg.schedules import Ramp
 from robustreg.threat import Threat
@@ -72,7 +72,11 @@ class Recorder(Handler):
 
     def __getattribute__(self, name: str) -> Any:
         names = Handler.__dict__
-        if not name.startswith("_") and name in names and name not in ("order", "state_dict", "load_state_dict"):
+        if (
+            not name.startswith("_")
+            and name in names
+            and name not in ("order", "state_dict", "load_state_dict")
+        ):
             return lambda trainer: self.events.append((name, trainer.step))
         return super().__getattribute__(name)
 
@@ -94,10 +98,16 @@ def make_trainer(
 ) -> Trainer:
     """A trainer of 5 steps an epoch, on the CPU."""
     net = make_net() if net is None else net
-    loader = Loader(make_data(n), 8, shuffle=True, seed=3, augment=["crop1", "flip"]) if loader is None else loader
-    opt = build_optimizer(params=net.parameters(), **(optimizer or {"name": "sgd", "lr": 0.1, "momentum": 0.9}))
+    loader = (
+        Loader(make_data(n), 8, shuffle=True, seed=3, augment=["crop1", "flip"]) if loader is None else loader
+    )
+    opt = build_optimizer(
+        params=net.parameters(), **(optimizer or {"name": "sgd", "lr": 0.1, "momentum": 0.9})
+    )
     total = steps if steps is not None else (epochs or 0) * len(loader)
-    sched = build_schedule(optimizer=opt, total_steps=total, epochs=epochs, **(schedule or {"name": "cosine"}))
+    sched = build_schedule(
+        optimizer=opt, total_steps=total, epochs=epochs, **(schedule or {"name": "cosine"})
+    )
     module = ObjectiveModule(net, make_objective() if objective is None else objective, seed=seed)
     fabric = more.pop("fabric", None) or Fabric(accelerator="cpu", devices=1, precision=precision)
     return Trainer(

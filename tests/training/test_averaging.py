@@ -11,7 +11,6 @@ from robustreg.training import tree
 from robustreg.training.averaging import EMA, SWA, batch_norms, bn_update
 
 
-
 def recorder(tools):
     class Record(tools.StopAt):
         order = 10
@@ -62,7 +61,7 @@ def test_swa_is_the_mean_of_the_epochs_from_its_start_on(tools):
 
 
 def test_before_its_start_swa_is_the_live_network(tools):
-    trainer = tools.trainer((SWA(9, lambda: []),), epochs=2).fit()
+    trainer = tools.trainer((SWA(9, list),), epochs=2).fit()
     assert tree.same(dict(trainer.eval_net.state_dict()), dict(trainer.module.net.state_dict()))
 
 
@@ -78,7 +77,9 @@ def test_swa_measures_batch_norm_on_its_own_weights(tools):
     assert not torch.allclose(norm.running_mean, trainer.module.net[1].running_mean)
 
 
-@pytest.mark.parametrize("average", [lambda tools: EMA(0.9), lambda tools: SWA(1, lambda: [tools.data()[:8][0]])])
+@pytest.mark.parametrize(
+    "average", [lambda tools: EMA(0.9), lambda tools: SWA(1, lambda: [tools.data()[:8][0]])]
+)
 def test_the_live_network_never_notices(tools, average):
     """Same weights, optimiser and random states with and without averaging."""
     torch.manual_seed(0)
@@ -97,7 +98,7 @@ def test_bn_update_changes_statistics_and_nothing_else(tools):
     net[1].momentum = 0.3
     net[1].eval()
     before = copy.deepcopy(net)
-    bn_update(net, [tools.data()[:8][0], tools.data()[8:16][0]], torch.device("cpu"))
+    bn_update(net, [tools.data()[:8][0], tools.data()[8:16][0]])
     assert not torch.equal(net[1].running_mean, before[1].running_mean)
     assert net[1].num_batches_tracked == 2
     assert net[1].momentum == 0.3
@@ -114,7 +115,7 @@ def test_bn_update_puts_flags_back_after_an_error(tools):
         raise RuntimeError("disk")
 
     with pytest.raises(RuntimeError, match="disk"):
-        bn_update(net, broken(), torch.device("cpu"))
+        bn_update(net, broken())
     assert net[1].momentum == 0.1
     assert not net[1].training
 
@@ -130,6 +131,6 @@ def test_settings_that_cannot_be(tools):
     with pytest.raises(ValueError, match="from 1 on, got 0"):
         SWA(0)
     with pytest.raises(ValueError, match="keep one"):
-        tools.trainer((EMA(0.9), SWA(1, lambda: [])))
+        tools.trainer((EMA(0.9), SWA(1, list)))
     with pytest.raises(ValueError, match="BatchNorm needs inputs"):
         tools.trainer((SWA(1),))

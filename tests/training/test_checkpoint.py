@@ -13,6 +13,7 @@ from torch import nn
 from robustreg.training import checkpoint, tree
 from robustreg.training.averaging import EMA
 from robustreg.training.checkpoint import Checkpoint, CheckpointError, load_weights
+from robustreg.training.handler import Handler
 
 
 @pytest.fixture
@@ -35,12 +36,18 @@ def test_without_averaging_the_weights_are_stored_once(tools, tmp_path):
     trainer = tools.trainer((Checkpoint(tmp_path),), steps=1).fit()
     stored = safetensors.torch.load_file(tmp_path / "last" / "state.safetensors")
     assert not any(name.startswith("/network") for name in stored)
-    assert tree.same(checkpoint.read(tmp_path / "last")["state"]["network"], dict(trainer.module.net.state_dict()))
+    assert tree.same(
+        checkpoint.read(tmp_path / "last")["state"]["network"], dict(trainer.module.net.state_dict())
+    )
 
 
 def test_a_checkpoint_is_tensors_and_json_only(saved):
     _, folder = saved
-    assert sorted(p.name for p in folder.iterdir()) == ["state.json", "state.safetensors", "weights.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "state.json",
+        "state.safetensors",
+        "weights.safetensors",
+    ]
     json.loads((folder / "state.json").read_text())
     for name in ("weights", "state"):
         assert safetensors.torch.load_file(folder / f"{name}.safetensors")
@@ -95,7 +102,7 @@ def other_nets(tools):
     more.append(nn.Linear(3, 3))
     return [
         (wider, r"'0\.weight' has the shape \[4, 1, 3, 3\] there and \[5, 1, 3, 3\] here"),
-        (fewer, r"it has '5\.weight', which this model has not"),
+        (fewer, r"it has '5\.bias', which this model has not"),
         (more, r"it has no '6\.weight', which this model has"),
     ]
 
@@ -135,7 +142,8 @@ def test_other_data_are_refused(tools, saved, tmp_path):
     _, folder = saved
     with pytest.raises(ValueError, match="samples was 40 when saved and is 39 now"):
         checkpoint.resume(
-            tools.trainer((Checkpoint(tmp_path), EMA(0.5)), n=39, epochs=1, optimizer={"name": "adam"}), folder
+            tools.trainer((Checkpoint(tmp_path), EMA(0.5)), n=39, epochs=1, optimizer={"name": "adam"}),
+            folder,
         )
 
 
@@ -165,10 +173,19 @@ def test_a_stop_while_saving_leaves_a_whole_checkpoint(tools, tmp_path, monkeypa
     assert [p.name for p in tmp_path.iterdir()] == ["last"]
 
 
-def test_a_stop_while_a_file_is_written_leaves_the_old_checkpoint(tools, tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", ["weights.safetensors", "state.safetensors", "state.json"])
+def test_a_stop_while_a_file_is_written_leaves_the_old_checkpoint(tools, tmp_path, monkeypatch, file):
     first = tools.trainer((Checkpoint(tmp_path),), steps=1).fit()
     content = checkpoint.snapshot(tools.trainer(steps=1, optimizer={"name": "sgd", "lr": 0.3}).fit())
-    monkeypatch.setattr(checkpoint, "write_json_atomic", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    real = checkpoint.write_bytes_synced
+
+    def full(path, data):
+        if path.name == file:
+            real(path, data[: len(data) // 2])
+            raise OSError("disk full")
+        real(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_bytes_synced", full)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.write(tmp_path / "last", content)
     assert tree.same(checkpoint.read(tmp_path / "last")["weights"], dict(first.module.net.state_dict()))
@@ -178,13 +195,50 @@ def test_last_is_saved_every_so_many_steps(tools, tmp_path):
     class Saves(Checkpoint):
         at = ()
 
-        def save(self, trainer, name):
-            self.at += ((name, trainer.step),)
-            super().save(trainer, name)
+        def save(self, trainer):
+            self.at += (trainer.step,)
+            super().save(trainer)
 
     handler = Saves(tmp_path, every=3)
     tools.trainer((handler,), steps=11).fit()
-    assert handler.at == tuple(("last", s) for s in (3, 5, 6, 9, 10, 11))
+    assert handler.at == (3, 5, 6, 9, 10, 11)
+
+
+def test_quick_epochs_are_not_all_saved_and_nothing_is_lost_at_the_end(tools, tmp_path):
+    saves = []
+
+    class Saves(Checkpoint):
+        def save(self, trainer):
+            saves.append(trainer.step)
+            super().save(trainer)
+
+    class Fake(Handler):
+        order = 30
+
+        def epoch_end(self, trainer):
+            trainer.scores = {"step": trainer.step, "clean": [0.1, 0.2, 0.5, 0.3][trainer.epoch - 1]}
+
+    tools.trainer((Saves(tmp_path, pause=3600), Fake()), epochs=4).fit()
+    assert saves == [5, 20]
+    assert checkpoint.read(tmp_path / "best")["epoch"] == 3
+    assert checkpoint.read(tmp_path / "last")["epoch"] == 4
+
+
+def test_the_best_network_survives_a_failure(tools, tmp_path):
+    class Fake(Handler):
+        order = 30
+
+        def epoch_end(self, trainer):
+            trainer.scores = {"step": trainer.step, "clean": 0.1 * trainer.epoch}
+
+        def step_start(self, trainer):
+            if trainer.step == 12:
+                raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        tools.trainer((Checkpoint(tmp_path, pause=3600), Fake()), epochs=4).fit()
+    assert checkpoint.read(tmp_path / "best")["epoch"] == 2
+    assert checkpoint.read(tmp_path / "last")["epoch"] == 1
 
 
 def test_best_is_the_best_validated_epoch_and_ties_keep_the_first(tools, tmp_path):
@@ -236,8 +290,11 @@ def test_tied_weights_are_saved_and_loaded(tools, tmp_path):
 
     one, two = Tied(), Tied()
     weights, _ = tree.pack(dict(one.state_dict()))
-    content = {"weights": {k[1:]: v for k, v in weights.items()}, "tensors": {}, "meta": {
-        "format": checkpoint.FORMAT, "state": {}}}
+    content = {
+        "weights": {k[1:]: v for k, v in weights.items()},
+        "tensors": {},
+        "meta": {"format": checkpoint.FORMAT, "state": {}},
+    }
     checkpoint.write(tmp_path / "c", content)
     load_weights(two, tmp_path / "c")
     assert torch.equal(one.b.weight, two.b.weight)

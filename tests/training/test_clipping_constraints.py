@@ -27,7 +27,7 @@ def watcher(tools):
 
         def gradients(self, trainer):
             self.norms.append(Norms.of(trainer))
-            self.told.append(float(trainer.values.get("gradient_norm", 0)))
+            self.told.append(float(trainer.values.get("parameter_gradient_norm", 0)))
 
         def step_end(self, trainer):
             pass
@@ -42,7 +42,7 @@ def test_gradients_are_clipped_and_their_norm_is_logged(tools, tmp_path):
     assert free.norms[0] > 0.01
     assert clipped.norms[0] == pytest.approx(0.01, rel=1e-3)
     assert clipped.told[0] == pytest.approx(free.norms[0], rel=1e-5)
-    assert float(tools.rows(tmp_path / "m.csv")[0]["gradient_norm"]) > 0
+    assert float(tools.rows(tmp_path / "m.csv")[0]["parameter_gradient_norm"]) > 0
 
 
 def test_small_gradients_stay(tools):

@@ -62,7 +62,7 @@ def test_loggers_get_the_same_numbers_and_the_validation(tools, tmp_path):
     tools.trainer((log, Validation(tools.data(12), None)), epochs=2).fit()
     assert [step for step, _ in memory.sent] == [1, 5, 5, 10, 10]
     row = tools.rows(tmp_path / "metrics.csv")[-1]
-    train = [metrics for step, metrics in memory.sent if step == 10][0]
+    train = dict(reversed(memory.sent))[10]
     assert train["train/loss"] == float(row["loss"])
     assert set(memory.sent[-1][1]) == {"validation/clean"}
     assert memory.ended == "finished"
@@ -79,7 +79,9 @@ def test_logging_draws_no_random_numbers_and_changes_no_bits(tools, tmp_path):
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
 def test_a_missing_package_says_how_to_get_it(name, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
-    with pytest.raises(ModuleNotFoundError, match=r'needs the package .*: pip install "robustreg\[loggers\]"'):
+    with pytest.raises(
+        ModuleNotFoundError, match=r'needs the package .*: pip install "robustreg\[loggers\]"'
+    ):
         build_logger(name, tmp_path)
 
 

@@ -8,8 +8,8 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, TensorDataset
 
+from robustreg import PGD, CrossEntropy
 from robustreg.module import ObjectiveModule
-from robustreg import CrossEntropy
 from robustreg.training import loop
 from robustreg.training.handler import Handler
 from robustreg.training.loop import Trainer
@@ -54,7 +54,9 @@ def test_one_step_is_the_step_written_by_hand(tools):
 
 
 def test_it_learns(tools):
-    trainer = tools.trainer(epochs=12, n=96, objective=CrossEntropy(), optimizer={"name": "adam", "lr": 0.01}).fit()
+    trainer = tools.trainer(
+        epochs=12, n=96, objective=CrossEntropy(), optimizer={"name": "adam", "lr": 0.01}
+    ).fit()
     x, y = tools.data(96, seed=1)[:]
     trainer.module.eval()
     assert (trainer.module.net(x).argmax(1) == y).float().mean() > 0.9
@@ -154,7 +156,7 @@ def test_epochs_of_a_loader_without_length(tools):
 
     net = tools.net()
     module = ObjectiveModule(net, CrossEntropy(), seed=0)
-    with pytest.raises(ValueError, match="no length.*give steps"):
+    with pytest.raises(ValueError, match=r"no length.*give steps"):
         Trainer(module, torch.optim.SGD(net.parameters(), 0.1), batches(), epochs=1)
 
 
@@ -170,7 +172,7 @@ def test_a_loader_that_gives_nothing_is_refused_and_not_waited_for(tools):
 def test_float16_is_refused(tools):
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric._precision.precision = "16-mixed"  # Fabric itself has it on GPUs only
-    with pytest.raises(ValueError, match="16-mixed.*bf16-mixed"):
+    with pytest.raises(ValueError, match=r"16-mixed.*bf16-mixed"):
         tools.trainer(fabric=fabric)
 
 
@@ -181,6 +183,24 @@ def test_bfloat16_trains_close_to_float32(tools):
     assert all(p.dtype == torch.float32 for p in mixed.module.parameters())
     assert mixed.loss.item() != exact.loss.item()
     assert mixed.loss.item() == pytest.approx(exact.loss.item(), rel=0.1)
+
+
+def test_bfloat16_leaves_the_inputs_alone(tools):
+    """A perturbation rounded to bfloat16 with its pixels would leave its ball."""
+    seen = []
+
+    class Inside(CrossEntropy):
+        def __call__(self, probe):
+            seen.append((probe.x, probe.at(PGD(tools.threat, steps=2)).detach()))
+            return super().__call__(probe)
+
+    net = tools.net()
+    loader = [tools.data()[:8]]
+    tools.trainer(loader=loader, epochs=1, net=net, precision="bf16-mixed", objective=Inside()).fit()
+    x, x_adv = seen[-1]
+    assert x.dtype == x_adv.dtype == torch.float32
+    assert torch.equal(x, loader[0][0])
+    assert tools.threat.contains(x_adv, x).all()
 
 
 def test_any_iterable_of_batches_will_do(tools):

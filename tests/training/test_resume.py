@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from robustreg.data import Loader
 from robustreg import CrossEntropy
+from robustreg.data import Loader
 from robustreg.training import checkpoint, tree
 from robustreg.training.averaging import EMA, SWA
 from robustreg.training.checkpoint import Checkpoint
@@ -202,7 +202,7 @@ def test_a_stop_between_the_last_step_of_an_epoch_and_its_end(tools, tmp_path):
                 raise Kill
 
     def build(folder, *more):
-        return tools.trainer((*handlers(tools, folder, lambda: [], every=5), *more))
+        return tools.trainer((*handlers(tools, folder, list, every=5), *more))
 
     torch.manual_seed(0)
     whole = build(tmp_path / "whole").fit()
@@ -214,13 +214,15 @@ def test_a_stop_between_the_last_step_of_an_epoch_and_its_end(tools, tmp_path):
     assert (second.step, second.epoch, second.batches.position) == (10, 1, 5)
     second.fit()
     assert_same_state(whole, second)
-    assert tools.rows(tmp_path / "whole" / "validation.csv") == tools.rows(tmp_path / "parts" / "validation.csv")
+    assert tools.rows(tmp_path / "whole" / "validation.csv") == tools.rows(
+        tmp_path / "parts" / "validation.csv"
+    )
 
 
 def test_a_finished_run_resumes_to_nothing(tools, tmp_path):
-    tools.trainer(handlers(tools, tmp_path, lambda: []), epochs=1).fit()
+    tools.trainer(handlers(tools, tmp_path, list), epochs=1).fit()
     before = (tmp_path / "metrics.csv").read_text(), (tmp_path / "validation.csv").read_text()
-    again = tools.trainer(handlers(tools, tmp_path, lambda: []), epochs=1)
+    again = tools.trainer(handlers(tools, tmp_path, list), epochs=1)
     checkpoint.resume(again, tmp_path / "checkpoints" / "last")
     again.fit()
     assert again.status == "finished"

@@ -12,7 +12,9 @@ from robustreg.training import tree
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 tensors = st.builds(
-    lambda dtype, shape, seed: (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3).to(dtype),
+    lambda dtype, shape, seed: (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3).to(
+        dtype
+    ),
     st.sampled_from(DTYPES),
     st.lists(st.integers(0, 3), max_size=3),
     st.integers(0, 99),

@@ -25,7 +25,9 @@ class Threshold(nn.Module):
 
 def test_a_sample_counts_as_robust_only_if_clean_and_attacked_are_right():
     x = torch.tensor([0.1, 0.4, 0.6, 0.4]).reshape(4, 1)
-    y = torch.tensor([0, 0, 1, 1])  # right and robust; right and fooled; right and robust; wrong, "fixed" by the shift
+    y = torch.tensor(
+        [0, 0, 1, 1]
+    )  # right and robust; right and fooled; right and robust; wrong, "fixed" by the shift
     result = correct(Threshold(), x, y, shift, torch.Generator())
     assert result.tolist() == [[1, 1, 1, 0], [1, 0, 1, 0]]
 
@@ -39,7 +41,9 @@ def test_scores_and_rows(tools, tmp_path):
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "5"), ("2", "10")]
     net = trainer.module.net.eval()
     x, y = data[:]
-    assert float(rows[-1]["clean"]) == (net(x).argmax(1) == y).double().mean().item() == trainer.scores["clean"]
+    assert (
+        float(rows[-1]["clean"]) == (net(x).argmax(1) == y).double().mean().item() == trainer.scores["clean"]
+    )
     assert 0 <= float(rows[-1]["robust"]) <= float(rows[-1]["clean"])
 
 
@@ -80,7 +84,9 @@ def test_the_attack_starts_alike_each_time(tools):
     net = tools.net()
     with torch.no_grad():  # right about class 0 at least, so that there is something to attack
         net[5].bias[0] = 100.0
-    tools.trainer((Validation(tools.data(12), attack),), epochs=2, net=net, optimizer={"name": "sgd", "lr": 1e-6}).fit()
+    tools.trainer(
+        (Validation(tools.data(12), attack),), epochs=2, net=net, optimizer={"name": "sgd", "lr": 1e-6}
+    ).fit()
     assert len(draws) == 2
     assert torch.equal(draws[0], draws[1])
 

@@ -6,14 +6,14 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from robustreg.losses import Loss, check_loss, needs_labels
 from robustreg.modes import Mode, check_mode
-from robustreg.points import Clean, Point, Uniform
+from robustreg.points import Point, Uniform
 from robustreg.probe import Probe
 from robustreg.threat import Threat
 
@@ -59,8 +59,8 @@ class PGD(Point):
             raise ValueError(f"step_size must be positive, got {self.step_size}")
         if self.decay not in ("constant", "linear", "cosine"):
             raise ValueError(f"decay must be constant, linear or cosine, got {self.decay!r}")
-        if self.restarts > 1 and isinstance(self.start, Clean):
-            raise ValueError("restarts from the clean sample would all be the same: use a random start")
+        if len(set(self.starts())) < self.restarts:
+            raise ValueError(f"restarts from {self.start} would all be the same: use a random start")
 
     def starts(self) -> list[Point]:
         """The start of each restart: the same rule, each with a draw of its own."""
@@ -114,7 +114,8 @@ class PGD(Point):
         """Sample by sample: who is fooled leaves, who is not keeps the best point seen."""
         leave = self.early_exit and self.mode == "eval" and probe.y is not None and needs_labels(self.loss)
         found = self.threat.project(probe.x, probe.x)
-        highest = torch.full((probe.x.shape[0],), -math.inf, device=probe.x.device)
+        dtype = torch.promote_types(probe.x.dtype, torch.float32)
+        highest = torch.full((probe.x.shape[0],), -math.inf, device=probe.x.device, dtype=dtype)
         standing = torch.arange(probe.x.shape[0], device=probe.x.device)
         for start in self.starts():
             rows, x = standing, probe.x[standing]
@@ -126,6 +127,7 @@ class PGD(Point):
                     z, rows, self.loss, self.mode, self, start, i, point=self, gradient=size is not None
                 )
                 fooled = logits.argmax(1) != probe.y[rows] if leave and probe.y is not None else None
+                losses = losses.to(dtype)
                 better = losses > highest[rows]
                 if fooled is not None:
                     better = better | fooled
@@ -143,10 +145,15 @@ class PGD(Point):
 
 
 def _renumbered(start: Point, r: int) -> Point:
-    """The start with the draw of restart ``r``."""
-    if r == 0 or not any(f.name == "number" for f in dataclasses.fields(start)):  # type: ignore[arg-type]
-        return start
-    return dataclasses.replace(start, number=start.number + r)  # type: ignore[type-var, attr-defined]
+    """The start with every random point in it at the draw of restart ``r``."""
+    changes: dict[str, Any] = {}
+    for f in dataclasses.fields(start):  # type: ignore[arg-type]
+        value = getattr(start, f.name)
+        if isinstance(value, Point):
+            changes[f.name] = _renumbered(value, r)
+        elif f.name == "number":
+            changes[f.name] = value + r
+    return dataclasses.replace(start, **changes) if r and changes else start  # type: ignore[type-var]
 
 
 def _as(mask: Tensor, like: Tensor) -> Tensor:

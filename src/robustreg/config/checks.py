@@ -12,16 +12,18 @@ from .problems import KeyPath, Problems
 
 def check_components(content: dict[str, Any], problems: Problems) -> None:
     """Note every component that is unknown or called wrongly; what is no section is left to the schema."""
+    from robustreg.threat import Threat
+
     builder = Builder(None, problems)
-    threat = content.get("threat")
-    if isinstance(threat, dict) and {"norm", "eps"} <= set(threat) <= {"norm", "eps", "bounds"}:
-        try:
-            builder.threat = builder.make_threat(threat, ("threat",))
-        except Invalid:
-            return  # everything under the threat would only repeat it
+    if not problems.within("threat"):
+        with suppress(Invalid):
+            builder.threat = builder.make_threat(content["threat"], ("threat",))
+    if builder.threat is None:  # told already; a stand-in keeps everything under it from repeating it
+        builder.threat = Threat("linf", 0.1)
     _objective(content.get("objective"), builder)
     for kind in ("data", "model", "optimizer", "schedule"):
         _named(kind, content.get(kind), builder)
+    _augmentations(content.get("augment"), builder)
     for path, spec in _attacks(content):
         with suppress(Invalid):
             builder.attack(spec, path)
@@ -32,6 +34,18 @@ def _objective(section: Any, builder: Builder) -> None:
         return
     with suppress(Invalid):
         build_objective(section, builder)
+
+
+def _augmentations(listed: Any, builder: Builder) -> None:
+    from robustreg.data.augment import augmentation
+
+    for index, name in enumerate(listed if isinstance(listed, list) else ()):
+        if isinstance(name, str):
+            try:
+                augmentation(name)
+            except ValueError as error:
+                sentence = str(error).replace("unknown", "names an unknown", 1)
+                builder.problems.add(("augment", index), sentence)
 
 
 def _named(kind: str, section: Any, builder: Builder) -> None:

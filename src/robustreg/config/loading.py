@@ -10,7 +10,7 @@ from . import imports as user_modules
 from .checks import check_components
 from .find import find_recipe
 from .problems import KeyPath, Problems
-from .schema import Recipe
+from .schema import Named, Recipe
 from .validation import validate
 from .yaml_file import override, read, resolve
 
@@ -47,6 +47,7 @@ def recipe_from(
     """As `load_recipe`, from content that is already read. Relative imports in it are meant from `folder`."""
     override(content, places, overrides)
     content = resolve(content, places, title)
+    _name_defaults(content)
     problems = Problems(title, places)
     _add_imports(content, folder, imports)
     recipe = validate(content, problems)
@@ -57,6 +58,13 @@ def recipe_from(
     problems.raise_if_any()
     assert recipe is not None
     return recipe
+
+
+def _name_defaults(content: dict[str, Any]) -> None:
+    """`data.train_size=100` speaks of the default data set where the recipe names none."""
+    for key, field in Recipe.model_fields.items():
+        if isinstance(field.default, Named) and isinstance(content.get(key), dict):
+            content[key].setdefault("name", field.default.name)
 
 
 def _add_imports(content: dict[str, Any], folder: Path, imports: Sequence[str]) -> None:

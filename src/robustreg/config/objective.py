@@ -52,7 +52,7 @@ def _weighted_term(item: Any, builder: Builder, path: KeyPath) -> Objective:
     term = _noted(lambda: builder.component("term", item["term"], options, path))
     if "by" in item:
         by = _noted(lambda: _sample_weight(item, builder, path))
-        term = term if term is None or by is None else by(term)
+        term = None if term is None or by is None else by(term)
     if weight is None or term is None:
         raise Invalid
     return _as_objective(term) if weight == 1.0 else weight * _as_objective(term)

@@ -32,15 +32,21 @@ class Problems:
     title: str
     places: Mapping[KeyPath, str] = field(default_factory=dict)
     sentences: list[str] = field(default_factory=list)
+    paths: set[KeyPath] = field(default_factory=set)
 
     def add(self, path: KeyPath, sentence: str) -> None:
         """Note one problem with the key at `path`."""
+        self.paths.add(path)
         place = self.place(path)
         where = f"{place}: " if place else ""
         key = f"`{dotted(path)}` " if path else ""
         line = f"{where}{key}{sentence}"
         if line not in self.sentences:
             self.sentences.append(line)
+
+    def within(self, section: str) -> bool:
+        """Whether a problem was noted in that section of the recipe."""
+        return any(path[:1] == (section,) for path in self.paths)
 
     def place(self, path: KeyPath) -> str:
         """`file, line 7` or `override a.b=1` for the key, or for the nearest key above it."""

@@ -56,6 +56,8 @@ def _sentence(detail: ErrorDetails, path: KeyPath) -> str:
         return "is missing"
     if kind == "value_error":
         return str(context.get("error", detail["msg"]))
+    if kind == "too_short":
+        return "should not be empty"
     if kind == "literal_error":
         return f"should be {context['expected']}, but is {_shown(detail['input'])}"
     if kind == "string_pattern_mismatch":

@@ -41,15 +41,18 @@ def parse(text: str, title: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise RecipeError([f"{title}: YAML aliases (*name) are not read; write ${{own.key}} instead"])
         # Positions come from the node tree, which builds no object.
-        places = _positions(yaml.compose(text, Loader=yaml.SafeLoader), title)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            raise RecipeError([f"{title}: a recipe is a YAML mapping such as `name: ...`, this file is not"])
+        places = _positions(node, title)
         # OmegaConf's reader refuses duplicate keys and reads 1e-3 as a number, which plain YAML 1.1 does not.
-        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
+        content = {} if node is None else OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except yaml.YAMLError as error:
         raise RecipeError([f"{title}{_line_of(error)}: not valid YAML: {_reason(error)}"]) from error
     except OmegaConfBaseException as error:
         raise RecipeError([f"{title}: {_first_line(error)}"]) from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise RecipeError([f"{title}: a recipe is a YAML mapping such as `name: ...`, this file is not"])
+        raise RecipeError([f"{title}: a recipe's keys are names, but one of them is not"])
     for key, known_as in SHORTHANDS.items():
         if isinstance(content.get(key), str) and "${" not in content[key]:
             content[key] = {known_as: content[key]}

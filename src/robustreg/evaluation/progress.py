@@ -92,7 +92,7 @@ class RichBars:
 
     def __call__(self, progress: Progress) -> None:
         """Draw it."""
-        right = f"{100 * progress.standing / progress.done:.1f} % right" if progress.done else ""
+        right = f"{progress.standing} right"
         if progress.stage not in self._tasks:
             task = self._bars.add_task(progress.stage, total=progress.total, right=right)
             self._tasks[progress.stage] = task

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustreg.evaluation.calibration import Calibration
-from robustreg.evaluation.crafting import COUNTED, INVALID
+from robustreg.evaluation.crafting import COUNTED, INVALID, OTHER
 from robustreg.evaluation.intervals import wilson
 from robustreg.files import PathLike, read_json, write_json_atomic
 from robustreg.threat import Threat
@@ -220,27 +220,21 @@ class Evaluation:
         """Return the results as an aligned plain-text table; accuracies and intervals in percent."""
         rows = [("", "accuracy", "95 % interval", "seconds", ""), _row("clean", self.clean)]
         for result in self.attacks:
-            remark = "" if result.status == COUNTED else f"{result.status}, not in the worst case"
-            rows.append(_row(result.name, result.score, f"{result.seconds:.1f}", remark))
+            rows.append(_row(result.name, result.score, f"{result.seconds:.1f}", _remark(result)))
         worst = self.worst_case
-        rows.append(
-            ("worst case", "-", "", "", "no attack counts") if worst is None else _row("worst case", worst)
-        )
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        if worst is None:
+            rows.append(("worst case", "-", "", "", "no attack counts"))
+        else:
+            rows.append(_row("worst case", worst))
+        for point in self.curve:
+            low, high = wilson(point.correct, point.n)
+            measured = f"{100 * point.accuracy:.2f}", _interval(low, high)
+            rows.append((f"eps {point.eps:.5g}", *measured, "", f"{point.attack}, n = {point.n}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [f"{self.threat.name}, eps {self.threat.eps:.6g}, {self.n} samples, seed {self.seed}"]
         for name, *numbers, remark in rows:
-            cells = [
-                name.ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(numbers, widths[1:4], strict=True)),
-                remark,
-            ]
-            lines.append("  ".join(cells).rstrip())
-        for point in self.curve:
-            interval = wilson(point.correct, point.n)
-            spread = _interval(interval.low, interval.high)
-            lines.append(
-                f"eps {point.eps:<8.5g} {100 * point.accuracy:6.2f}  {spread}  {point.attack}, n = {point.n}"
-            )
+            cells = [c.rjust(w) for c, w in zip(numbers, widths[1:], strict=True)]
+            lines.append("  ".join([name.ljust(widths[0]), *cells, remark]).rstrip())
         return "\n".join([*lines, *self.notes()])
 
     def __str__(self) -> str:
@@ -353,6 +347,17 @@ def unpack(text: str, n: int) -> Tensor:
 
 def _row(name: str, score: Score, seconds: str = "", remark: str = "") -> tuple[str, str, str, str, str]:
     return name, f"{100 * score.accuracy:.2f}", _interval(score.low, score.high), seconds, remark
+
+
+def _remark(result: AttackResult) -> str:
+    if result.status == COUNTED:
+        return ""
+    which = (
+        f" ({result.threat.name}, eps {result.threat.eps:.6g})"
+        if result.status == OTHER and result.threat
+        else ""
+    )
+    return f"{result.status}{which}, not in the worst case"
 
 
 def _interval(low: float, high: float) -> str:

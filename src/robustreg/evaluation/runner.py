@@ -204,7 +204,7 @@ class _Run:
         for name, attack in self._attacks.items():
             targets = standing if self._sequential else self._right
             held_to = self._held_to(name, attack)
-            work = run_attack(self._setting, name, attack, held_to, targets.clone(), stage=name)
+            work = run_attack(self._setting, name, attack, held_to, targets, stage=name)
             status = INVALID if work.problem else self._roles[name]
             if work.problem:
                 warnings.warn(f"attack {name!r} is not counted: {work.problem}", stacklevel=3)

@@ -43,7 +43,8 @@ class _Predictor:
     def learn_gap(self, clean: Tensor) -> None:
         """Set the gap from the clean logits `[N, C]`."""
         relative = NOISE.get(clean.dtype, 1e-4) if self.noise is None else self.noise
-        self.gap = relative * float(clean.double().abs().amax(dim=1).mean())
+        finite = torch.where(clean.isfinite(), clean.double().abs(), 0.0)
+        self.gap = relative * float(finite.amax(dim=1).mean())
 
     def too_close(self, logits: Tensor, y: Tensor) -> Tensor:
         """Tell where label and best other class are within the gap, `[B]` bool."""
@@ -67,9 +68,8 @@ def verify(
     Checks the hashes of model, data and points; that every stored point is finite, inside ball and box, of
     the right sample and label, and misclassified; that exactly the samples recorded as fooled have a point;
     that the clean outcomes are the model's; that worst case and accuracies follow from the outcomes; and that
-    an evaluation.json in the folder above says the same. Where the two largest logits differ by less than
-    floating-point noise between machines (float32: 1e-4 of 1 + the largest magnitude) a prediction fails
-    nothing; those are counted as undecided.
+    an evaluation.json in the folder above says the same. A prediction that hangs on a gap between two logits
+    below floating-point noise between machines fails nothing; such predictions are counted as undecided.
 
     Args:
         evidence_dir: the folder with manifest.json and points.safetensors.

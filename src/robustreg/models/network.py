@@ -43,7 +43,7 @@ class Network(nn.Module, ABC):
         """Whether samples of this shape can go in."""
         if len(shape) != len(self.input_shape):
             return False
-        return all(wanted in (None, n) for n, wanted in zip(shape, self.input_shape, strict=True))
+        return all(wanted is None or n == wanted for n, wanted in zip(shape, self.input_shape, strict=True))
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from robustreg.losses import Loss, check_loss
 from robustreg.modes import Mode, check_mode
-from robustreg.points import CLEAN, Clip, Point, Steepest
+from robustreg.points import CLEAN, Clip, Point, Steepest, check_clip
 from robustreg.probe import Probe
 from robustreg.terms import Term
 from robustreg.threat import Threat
@@ -61,12 +61,16 @@ class GradientNorm(Term):
         if self.estimator not in ("double", "forward", "central"):
             raise ValueError(f"estimator must be 'double', 'forward' or 'central', got {self.estimator!r}")
         if not self.step > 0:
-            raise ValueError(f"step is the length of the finite difference and must be positive, got {self.step}")
+            raise ValueError(
+                f"step is the length of the finite difference and must be positive, got {self.step}"
+            )
 
     def __call__(self, probe: Probe) -> Tensor:
         """Values ``[B]``, on the scale of the loss."""
         threat = self.threat or probe.required_threat()
-        increase = self._exact(probe, threat) if self.estimator == "double" else self._difference(probe, threat)
+        increase = (
+            self._exact(probe, threat) if self.estimator == "double" else self._difference(probe, threat)
+        )
         return increase.square() if self.squared else increase
 
     def _exact(self, probe: Probe, threat: Threat) -> Tensor:
@@ -112,6 +116,7 @@ class Perturbed(Term):
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
+        check_clip(self.clip)
         check_mode(self.find)
         check_mode(self.mode)
 

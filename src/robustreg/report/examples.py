@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from robustreg.threat import Threat
 
 FILE = "examples.safetensors"
+_ABOUT = "about"
 _IMAGES = ("clean", "adversarial", "gradient")
 _CLASSES = ("label", "prediction", "adversarial_prediction")
 
@@ -39,7 +40,7 @@ class Examples:
     label: NDArray[np.int64]
     prediction: NDArray[np.int64]
     adversarial_prediction: NDArray[np.int64]
-    about: dict[str, str]
+    about: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.label)
@@ -59,9 +60,10 @@ def save_examples(
     """Attack `count` images and store them with their perturbations in `RUN/examples.safetensors`.
 
     The images are the first of each class in the order of the data, never chosen by what the network makes of
-    them. The adversarial images are those of PGD under `threat`; `gradient` is the steepest-ascent
-    perturbation of length eps, without the clipping into the pixel range that would hide one of its signs on
-    black and white.
+    them. The adversarial images are those of PGD under `threat`. `gradient` is the steepest-ascent perturbation of
+    l2 length 1, which lies along the input gradient of the loss, not clipped to the pixel range: in the other
+    norms it keeps little of the gradient's shape (only the signs for linf), and clipping would hide one sign
+    on black and on white.
 
     Args:
         run_dir: the run folder, which must exist.
@@ -96,7 +98,7 @@ def save_examples(
     x, y = samples.x[chosen].to(device), samples.y[chosen].to(device)
 
     attack = rr.PGD(threat, steps=steps, restarts=restarts)
-    steepest = rr.Steepest(threat, clip="none")
+    steepest = rr.Steepest(rr.Threat("l2", 1.0, bounds=None), clip="none")
     generator = torch.Generator(device=device).manual_seed(seed)
     adversarial = attack(net, x, y, generator=generator)
     tensors = {
@@ -110,11 +112,12 @@ def save_examples(
     about = {
         "selection": "the first images of each class in the order of the data",
         "attack": f"PGD with {steps} steps and {restarts} {'start' if restarts == 1 else 'starts'}",
-        "threat": json.dumps(threat.to_dict()),
-        "seed": str(seed),
+        "threat": threat.to_dict(),
+        "seed": seed,
     }
     stored = {key: _stored(value) for key, value in tensors.items()}
-    return write_bytes_atomic(folder / FILE, save(stored, metadata=about))
+    # One entry, because safetensors writes several in an order that changes from call to call.
+    return write_bytes_atomic(folder / FILE, save(stored, metadata={_ABOUT: json.dumps(about)}))
 
 
 def load_examples(run_dir: Path) -> tuple[Examples | None, str | None]:
@@ -141,11 +144,13 @@ def load_examples(run_dir: Path) -> tuple[Examples | None, str | None]:
     return Examples(**fields, about=about), None
 
 
-def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        about = json.loads((file.metadata() or {}).get(_ABOUT, "{}"))
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return arrays, about if isinstance(about, dict) else {}
 
 
 def _first_of_each_class(labels: list[int], count: int) -> list[int]:

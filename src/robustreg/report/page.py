@@ -35,7 +35,7 @@ def write_report(run_or_comparison_dir: str | Path, out: str | Path | None = Non
     Raises:
         FileNotFoundError: when the folder does not exist.
         ValueError: when the folder is neither a run nor a comparison, or its compare.json cannot be read.
-        ImportError: when jinja2 or plotly is not installed.
+        ModuleNotFoundError: when jinja2 or plotly is not installed.
     """
     folder = Path(run_or_comparison_dir)
     if not folder.is_dir():
@@ -87,7 +87,9 @@ def _render(context: dict[str, Any]) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise ImportError(f"the report needs jinja2, which is not installed: {_INSTALL}") from error
+        raise ModuleNotFoundError(
+            f"the report needs jinja2, which is not installed: {_INSTALL}", name="jinja2"
+        ) from error
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         autoescape=True,
@@ -106,7 +108,9 @@ def _plotly() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise ImportError(f"the report needs plotly, which is not installed: {_INSTALL}") from error
+        raise ModuleNotFoundError(
+            f"the report needs plotly, which is not installed: {_INSTALL}", name="plotly"
+        ) from error
     return str(get_plotlyjs())
 
 

@@ -95,6 +95,11 @@ class Run:
         return status if status in ("finished", "running", "interrupted", "failed") else "unknown"
 
     @property
+    def label(self) -> str:
+        """Name and seed."""
+        return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
+
+    @property
     def step_seconds(self) -> float | None:
         """Median seconds of a training step, when it was measured."""
         measured = self.info.get("step_seconds")
@@ -150,22 +155,23 @@ def read_comparison(folder: Path) -> Comparison:
     problems: list[str] = []
     listing = _read_object(folder / "compare.json", problems)
     if listing is None:
-        raise ValueError(problems[0])
+        raise ValueError(f"the comparison folder {folder} cannot be read: {problems[0]}")
     entries = listing.get("runs")
     if not isinstance(entries, list):
         raise ValueError(f"{folder / 'compare.json'} holds no list of runs under the key 'runs'")
     runs: list[Run] = []
+    absent: list[str] = []
     for entry in entries:
         path = entry.get("path") if isinstance(entry, Mapping) else None
         if not isinstance(path, str) or not (folder / path).is_dir():
-            problems.append(f"compare.json lists a run whose folder is not there: {path!r}.")
+            absent.append(str(path))
             continue
-        runs.append(
-            read_run(folder / path, entry.get("name"), integer(entry.get("seed")), Path(path).as_posix())
-        )
-    return Comparison(
-        folder, str(listing.get("title") or folder.resolve().name), tuple(runs), tuple(problems)
-    )
+        seed, place = integer(entry.get("seed")), Path(path).as_posix()
+        runs.append(read_run(folder / path, entry.get("name"), seed, place))
+    if absent:
+        problems.append(f"{len(absent)} of {len(entries)} listed runs have no folder: {', '.join(absent)}.")
+    title = str(listing.get("title") or folder.resolve().name)
+    return Comparison(folder, title, tuple(runs), tuple(problems))
 
 
 def parse_evaluation(data: Mapping[str, Any]) -> Evaluation:

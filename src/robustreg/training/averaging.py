@@ -111,11 +111,11 @@ class SWA(_Averaged):
         self.count += 1
         self._move(live, 1.0 / self.count)
         if self.inputs is not None:
-            bn_update(self.net, self.inputs(), trainer.fabric.device)
+            bn_update(self.net, map(trainer.to_net, self.inputs()))
 
 
 @torch.no_grad()
-def bn_update(net: nn.Module, inputs: Iterable[Tensor], device: torch.device) -> None:
+def bn_update(net: nn.Module, inputs: Iterable[Tensor]) -> None:
     """Measure BatchNorm statistics of `net` anew, as equal averages over the batches `[B, ...]`.
 
     Other layers (dropout) stay in evaluation mode, and the global random state is not used.
@@ -130,7 +130,7 @@ def bn_update(net: nn.Module, inputs: Iterable[Tensor], device: torch.device) ->
         layer.train()
     try:
         for x in inputs:
-            net(x.to(device))
+            net(x)
     finally:
         for layer, momentum, training in before:
             layer.momentum = momentum

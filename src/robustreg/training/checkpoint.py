@@ -10,13 +10,17 @@ A folder is written under another name, forced to the disk and renamed, so that 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -25,8 +29,7 @@ from robustreg.files import (
     read_json,
     replace_folder,
     settled_folder,
-    write_bytes_atomic,
-    write_json_atomic,
+    write_bytes_synced,
 )
 from robustreg.training import tree
 from robustreg.training.handler import Handler
@@ -78,8 +81,9 @@ def write(folder: PathLike, content: dict[str, Any]) -> Path:
     for name, tensors in ((WEIGHTS, content["weights"]), (STATE, content["tensors"])):
         data = safetensors.torch.save(tensors, metadata={"format": FORMAT})
         digests[name] = hashlib.sha256(data).hexdigest()
-        write_bytes_atomic(new / name, data)
-    write_json_atomic(new / META, {**content["meta"], "sha256": digests})
+        write_bytes_synced(new / name, data)
+    meta = {**content["meta"], "sha256": digests}
+    write_bytes_synced(new / META, json.dumps(meta, allow_nan=False).encode())
     replace_folder(new, target)
     return target
 
@@ -140,7 +144,7 @@ def check_same_network(net: nn.Module, weights: Mapping[str, Tensor], source: Pa
                 f"{source} is from another model: {name!r} has the shape {list(weights[name].shape)} there "
                 f"and {list(tensor.shape)} here."
             )
-    extra = next((name for name in weights if name not in ours), None)
+    extra = min((name for name in weights if name not in ours), default=None)
     if extra is not None:
         raise CheckpointError(f"{source} is from another model: it has {extra!r}, which this model has not.")
 
@@ -198,39 +202,50 @@ def _read_tensors(path: Path, digest: str | None) -> dict[str, Tensor]:
 class Checkpoint(Handler):
     """Saves `last` after every epoch, every `every` steps, at an interrupt and at the end; and `best`.
 
+    Where epochs take less than `pause` seconds, those that end sooner after a save are passed over: a kill then
+    costs at most so many seconds of training. `best` waits in memory until `last` is saved.
+
     `best` is the epoch with the highest robust accuracy on the validation split (clean accuracy decides ties,
     and takes its place where nothing attacks); it is kept only where something validates.
     """
 
     order: ClassVar[int] = 50
 
-    def __init__(self, folder: str | os.PathLike[str], every: int = 0) -> None:
+    def __init__(self, folder: str | os.PathLike[str], every: int = 0, pause: float = 0.0) -> None:
         if every < 0:
             raise ValueError(f"every must be a number of steps, 0 or more, got {every}.")
-        self.folder, self.every = Path(folder), every
+        self.folder, self.every, self.pause = Path(folder), every, pause
         self.best: tuple[float, float] | None = None
+        self._best_content: dict[str, Any] | None = None
         self._saved_at: int | None = None
+        self._saved_time = -math.inf
 
     def step_end(self, trainer: Trainer) -> None:
         """`last`, every so many steps."""
         if self.every and trainer.step % self.every == 0:
-            self.save(trainer, "last")
+            self.save(trainer)
 
     def epoch_end(self, trainer: Trainer) -> None:
-        """`best` when this epoch was validated and is better, and `last`."""
+        """`best` when this epoch was validated and is better, and `last` unless it was saved just now."""
         self._keep_best(trainer)
-        self.save(trainer, "last")
+        due = time.monotonic() - self._saved_time >= self.pause
+        if trainer.all_sum(torch.tensor(float(due))) > 0:
+            self.save(trainer)
 
     def interrupt(self, trainer: Trainer) -> None:
         """`last`, wherever the epoch stands."""
-        self.save(trainer, "last")
+        self.save(trainer)
+
+    def exception(self, trainer: Trainer) -> None:
+        """The best network so far is not lost with the run."""
+        self._write_best(trainer)
 
     def end(self, trainer: Trainer) -> None:
         """`last`, unless the state is suspect or saved already."""
         if trainer.status == "finished":
             self._keep_best(trainer)
-            if self._saved_at != trainer.step:
-                self.save(trainer, "last")
+            if self._saved_at != trainer.step or self._best_content is not None:
+                self.save(trainer)
 
     def _keep_best(self, trainer: Trainer) -> None:
         scores = trainer.scores
@@ -239,17 +254,23 @@ class Checkpoint(Handler):
         score = (scores.get("robust", scores["clean"]), scores["clean"])
         if self.best is None or score > self.best:
             self.best = score
-            self.save(trainer, "best")
+            trainer.emit("saving")
+            self._best_content = snapshot(trainer)
 
-    def save(self, trainer: Trainer, name: str) -> None:
-        """Write the present state as the checkpoint `name`. All processes must call it; the first writes."""
+    def _write_best(self, trainer: Trainer) -> None:
+        if self._best_content is not None and trainer.fabric.is_global_zero:
+            write(self.folder / "best", self._best_content)
+        self._best_content = None
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the present state as `last`. All processes must call it; the first one writes."""
         trainer.emit("saving")
         content = snapshot(trainer)
+        self._write_best(trainer)  # first: `last` remembers its score
         if trainer.fabric.is_global_zero:
-            write(self.folder / name, content)
+            write(self.folder / "last", content)
         trainer.fabric.barrier()
-        if name == "last":
-            self._saved_at = trainer.step
+        self._saved_at, self._saved_time = trainer.step, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far."""

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class ClipGradients(Handler):
-    """Scales the gradient to an l2 norm of at most `max_norm`; logs the norm it had as `gradient_norm`."""
+    """Scales the parameters' gradient to an l2 norm of at most `max_norm`.
+
+    The norm that it had is logged as `parameter_gradient_norm`.
+    """
 
     order: ClassVar[int] = 10
 
@@ -26,4 +29,4 @@ class ClipGradients(Handler):
             trainer.wrapped, trainer.wrapped_optimizer, max_norm=self.max_norm, error_if_nonfinite=False
         )
         if norm is not None:
-            trainer.values["gradient_norm"] = norm.detach()
+            trainer.values["parameter_gradient_norm"] = norm.detach()

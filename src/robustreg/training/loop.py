@@ -24,6 +24,7 @@ from robustreg.module import ObjectiveModule
 from robustreg.training import random_state
 from robustreg.training.batches import Batches
 from robustreg.training.handler import Handler
+from robustreg.training.precision import prepare_precision
 
 
 class Trainer:
@@ -62,11 +63,7 @@ class Trainer:
         run_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self.fabric = Fabric(devices=1) if fabric is None else fabric
-        if self.fabric._precision.precision == "16-mixed":
-            raise ValueError(
-                'precision "16-mixed" scales the loss, which overflows in penalties on gradients; '
-                'use "bf16-mixed".'
-            )
+        prepare_precision(self.fabric)
         self.module, self.optimizer, self.scheduler = module, optimizer, scheduler
         self.batches = Batches(loader)
         self.total = _total_steps(epochs, steps, self.batches)
@@ -180,7 +177,11 @@ class Trainer:
                 handler.load_state_dict(state["handlers"][type(handler).__name__])
         random_state.restore(state["random"][self.fabric.global_rank])
 
-    # Several processes
+    # Several devices, precisions and processes
+
+    def to_net(self, batch: Any) -> Any:
+        """Tensors on the network's device, floating ones in the precision that its inputs have."""
+        return self.fabric._precision.convert_input(self.fabric.to_device(batch))
 
     def all_sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in each of them."""
@@ -195,7 +196,7 @@ class Trainer:
         world = self.fabric.world_size
         if world == 1:
             return 1.0
-        return rows * world / self.all_sum(torch.tensor(float(rows)))
+        return rows * world / self.all_sum(torch.tensor(rows, dtype=torch.float64))
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was asked to stop: all must leave at the same step, or the rest hang."""

@@ -115,7 +115,7 @@ def check_options(
             raise ValueError(f"{what} has no option {option!r}{suggestion(option, known)}.")
 
 
-def _pair(values: Sequence[float]) -> tuple[float, float]:
-    if len(values) != 2:
-        raise ValueError(f"expected two numbers, got {list(values)}.")
+def _pair(values: Any) -> tuple[float, float]:
+    if not isinstance(values, (list, tuple)) or len(values) != 2:
+        raise ValueError(f"expected two numbers such as [0.5, 0.7], got {values!r}.")
     return float(values[0]), float(values[1])

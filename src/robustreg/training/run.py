@@ -38,6 +38,8 @@ from robustreg.training.validation import Attack, Validation
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}
 
+SAVE_PAUSE = 5.0  # seconds between saves where epochs are shorter than that
+
 
 class RunExists(ValueError):
     """The folder holds a run already, and it was not asked to go on with it."""
@@ -159,15 +161,16 @@ def train(
         seed=seed,
         device=fabric.device,
         augment=list(augment) or None,
-        drop_last=len(splits.train) % batch_size == 1 if drop_last is None else drop_last,
+        drop_last=leaves_one(len(splits.train), batch_size) if drop_last is None else drop_last,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
     module = ObjectiveModule(net, objective, seed=seed)
     schedule = {"name": "constant"} if schedule is None else schedule
-    optimiser = build_optimizer(params=net.parameters(), **optimizer)
+    optimiser = build_optimizer(params=net.parameters(), **named("optimizer", optimizer))
+    total = epochs * len(loader)
     scheduler = build_schedule(
-        optimizer=optimiser, total_steps=epochs * len(loader), epochs=epochs, **schedule
+        optimizer=optimiser, total_steps=total, epochs=epochs, **named("schedule", schedule)
     )
     timer = StepTimer()
     kept = LastGood(folder / "checkpoints" / "last_good")
@@ -188,7 +191,7 @@ def train(
         kept,
         Constraints(),
         MetricsLog(folder / "metrics.csv", log_every, [build_logger(n, folder) for n in loggers]),
-        Checkpoint(folder / "checkpoints", save_every),
+        Checkpoint(folder / "checkpoints", save_every, pause=SAVE_PAUSE),
         Interrupt(how_to_resume),
         RunRecord(folder / "run.json", facts, timer),
         timer,
@@ -264,6 +267,18 @@ def first_swa_epoch(fraction: float, epochs: int) -> int:
     if not 0 <= fraction < 1:
         raise ValueError(f"swa is a fraction of the run in [0, 1), got {fraction}.")
     return int(fraction * epochs) + 1
+
+
+def named(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that must have a name."""
+    if "name" not in settings:
+        raise ValueError(f"the {what} needs a name, got {dict(settings)!r}.")
+    return dict(settings)
+
+
+def leaves_one(samples: int, batch_size: int) -> bool:
+    """Whether the last batch of an epoch would be a single sample, and not the only batch."""
+    return 1 < batch_size < samples and samples % batch_size == 1
 
 
 def plain(loader: Loader) -> Loader:

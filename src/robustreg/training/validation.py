@@ -92,7 +92,7 @@ class Validation(Handler):
         rank, world = trainer.fabric.global_rank, trainer.fabric.world_size
         generator = torch.Generator(device=trainer.fabric.device).manual_seed(self.seed + rank)
         for x, y in self._batches(rank, world):
-            x, y = trainer.fabric.to_device((x, y))
+            x, y = trainer.to_net((x, y))
             right += correct(trainer.eval_net, x, y, self.attack, generator).sum(dim=1)
         clean, robust = (trainer.all_sum(right) / len(self.data)).tolist()
         trainer.scores = {"epoch": trainer.epoch, "step": trainer.step, "clean": clean}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -170,16 +169,9 @@ def _about(found: Examples) -> str:
     if selection := found.about.get("selection"):
         words.append(f"The images are {selection}, whatever the network makes of them.")
     if attack := found.about.get("attack"):
-        threat = fmt.threat_name(_parsed(found.about.get("threat", "")))
+        threat = fmt.threat_name(found.about.get("threat"))
         words.append(f"The adversarial images are those of {attack}{f' under {threat}' if threat else ''}.")
     return " ".join(words)
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
 
 
 def _scale(found: Sequence[Examples]) -> str:

@@ -79,7 +79,7 @@ def accuracy(groups: Sequence[Group], compared: bool) -> dict[str, Any] | None:
         for index, group in enumerate(groups):
             for run in group.runs:
                 if condition.pick(run) is not None:
-                    label = run.name if len(group.runs) == 1 else f"{run.name}, seed {run.seed}"
+                    label = run.name if len(group.runs) == 1 else run.label
                     rows.append({**_row(condition, run, label, ""), "colour": index % COLOURS})
         keep_open = condition.kind != "attack" or len(runs) <= 3
         tables.append({"name": condition.name, "threat": condition.threat, "rows": rows, "open": keep_open})
@@ -183,11 +183,10 @@ def _bar(score: Score | None) -> dict[str, str] | None:
 
 def _mean_cell(mean: Mean | None, runs: int) -> dict[str, Any]:
     if mean is None:
-        return {"text": fmt.UNKNOWN, "note": "", "sort": ""}
+        return {"text": fmt.UNKNOWN, "note": "", "seeds": "", "sort": ""}
     note = fmt.points(mean.spread) if mean.count > 1 else fmt.interval(mean.low, mean.high)
-    if mean.count < runs:
-        note = f"{note} ({mean.count} of {runs} seeds)".strip()
-    return {"text": fmt.percent(mean.accuracy), "note": note, "sort": f"{mean.accuracy:.8f}"}
+    seeds = f"{mean.count} of {runs} seeds" if mean.count < runs else ""
+    return {"text": fmt.percent(mean.accuracy), "note": note, "seeds": seeds, "sort": f"{mean.accuracy:.8f}"}
 
 
 def _notes(runs: Sequence[Run], compared: bool) -> list[str]:
@@ -199,11 +198,11 @@ def _notes(runs: Sequence[Run], compared: bool) -> list[str]:
         )
     if len({e.n for _, e in evaluated}) > 1:
         notes.append("The runs were evaluated on different numbers of samples.")
-    missing = list(dict.fromkeys(run.name for run in runs if run.evaluation is None))
+    missing = [run.label for run in runs if run.evaluation is None]
     if missing and compared:
         notes.append(f"Not evaluated yet: {', '.join(missing)}.")
     for run, evaluation in evaluated:
-        own = f"{run.name}: " if compared else ""
+        own = f"{run.label}: " if compared else ""
         if evaluation.sequential:
             notes.append(
                 f"{own}Each attack ran only on the samples still standing; its row is what was left after it."

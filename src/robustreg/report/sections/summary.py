@@ -17,6 +17,7 @@ _STATUS = {
     "failed": "a training run that failed",
     "unknown": "a training run of unknown status",
 }
+_LENGTHS = {"epochs": "epochs", "steps": "steps", "batch_size": "samples in a batch"}
 _SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -47,8 +48,14 @@ def summary(runs: Sequence[Run], groups: Sequence[Group], compared: bool) -> dic
 
 
 def problems(runs: Sequence[Run], others: Sequence[str], compared: bool) -> list[str]:
-    """The sentences about files that could not be read."""
-    return [*others, *(f"{run.name}: {text}" if compared else text for run in runs for text in run.problems)]
+    """The sentences about what could not be read and what went wrong in training."""
+    found = list(others)
+    for run in runs:
+        own = f"{run.label}: " if compared else ""
+        found += [own + text for text in run.problems]
+        if run.info.get("error"):
+            found.append(f"{own}training stopped with: {run.info['error']}")
+    return found
 
 
 def _run_sentence(run: Run) -> str:
@@ -108,11 +115,14 @@ def _figures(run: Run) -> list[dict[str, str]]:
 def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """What the runs share, or every different value of it; a fact nobody knows is left out."""
     readers: dict[str, Callable[[Run], str]] = {
+        "Objective": lambda run: _text(run.info.get("objective")) if len(runs) == 1 else "",
         "Model": lambda run: fmt.describe(run.info.get("model") or ""),
         "Parameters": lambda run: _count(run.info.get("parameters")),
         "Data": lambda run: _data(run.info.get("data")),
-        "Trained against": lambda run: fmt.threat_name(run.info.get("threat")),
-        "Evaluated against": lambda run: fmt.threat_name(run.evaluation.threat) if run.evaluation else "",
+        "Threat": _threats,
+        "Optimizer": lambda run: _then(run.info.get("optimizer"), run.info.get("schedule"), "schedule"),
+        "Length": _length,
+        "Device": lambda run: _then(run.info.get("device"), run.info.get("precision"), "precision"),
         "Versions": lambda run: fmt.describe(run.info.get("versions") or ""),
     }
     facts = [
@@ -137,9 +147,34 @@ def _run_row(run: Run, colour: int) -> dict[str, Any]:
         "seed": fmt.UNKNOWN if run.seed is None else str(run.seed),
         "status": run.status,
         "took": fmt.duration(run.info.get("started"), run.info.get("finished")),
-        "threat": fmt.threat_name(run.info.get("threat")) or fmt.UNKNOWN,
+        "objective": _text(run.info.get("objective")) or fmt.UNKNOWN,
         "folder": run.folder.name,
     }
+
+
+def _threats(run: Run) -> str:
+    """The threat of the recipe; that of the evaluation, too, where it is another one."""
+    own = fmt.threat_name(run.info.get("threat"))
+    tested = fmt.threat_name(run.evaluation.threat) if run.evaluation else ""
+    if not own or not tested or own == tested:
+        return own or tested
+    return f"{own}, evaluated under {tested}"
+
+
+def _then(first: Any, second: Any, word: str) -> str:
+    parts = [fmt.describe(first) if first else "", f"{word} {fmt.describe(second)}" if second else ""]
+    return ", ".join(filter(None, parts))
+
+
+def _length(run: Run) -> str:
+    parts = [
+        f"{_count(run.info.get(key))} {word}" for key, word in _LENGTHS.items() if _count(run.info.get(key))
+    ]
+    return ", ".join(parts)
+
+
+def _text(value: Any) -> str:
+    return str(value) if value else ""
 
 
 def _data(data: Any) -> str:
