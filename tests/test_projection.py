@@ -119,6 +119,24 @@ def test_float32_stays_in_the_ball_in_high_dimension(p: float) -> None:
     assert (numerics.norm(z - exact, 2) <= 1e-3 * numerics.norm(exact, 2)).all()
 
 
+@pytest.mark.parametrize("p", [1.0, 2.0, *OTHER])
+def test_float32_is_as_good_as_float64(p: float) -> None:
+    for scale in (1.5, 1e4):
+        v = difficult_rows(p, 0.3 * scale).float()
+        exact = project(v.double(), 0.3, p)
+        assert (numerics.norm(project(v, 0.3, p) - exact, 2) <= 1e-6 * 0.3 * scale).all()
+        if p not in (1.0, 2.0):  # computed in float64 whatever comes in
+            assert torch.equal(project(v, 0.3, p), exact.float())
+
+
+@pytest.mark.parametrize("radius", [1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("shape", [0.01, 0.3, 1.0, 10.0])
+def test_l1_stays_in_the_ball_for_any_distribution_of_sizes(radius: float, shape: float) -> None:
+    v = torch.rand(3, 1000, generator=torch.Generator().manual_seed(0)) ** shape
+    length = project_l1(v, radius).double().abs().sum(1)
+    torch.testing.assert_close(length, v.double().sum(1).clamp(max=radius), rtol=5e-7, atol=0)
+
+
 def test_nan_stays_in_its_row() -> None:
     v = torch.tensor([[math.nan, 1.0], [3.0, 0.0]])
     for p in (1.0, 2.0, 1.5):
@@ -141,6 +159,5 @@ def test_more_steps_would_not_change_the_result(
     radius = 0.3
     v = difficult_rows(p, scale * radius, seed=1)
     z = project_lp(v, radius, p)
-    monkeypatch.setattr(projection, "_MULTIPLIER_STEPS", 60)
-    monkeypatch.setattr(projection, "_COORDINATE_STEPS", 60)
+    monkeypatch.setattr(projection, "_newton_steps", lambda p: (60, 60))
     assert (numerics.norm(z - project_lp(v, radius, p), 2) <= 1e-6 * radius).all()

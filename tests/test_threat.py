@@ -424,6 +424,22 @@ def test_projection_in_the_ball_is_the_row_projection_for_any_shape(p: float) ->
     assert torch.equal(threat.project_ball(0.1 * flat), 0.1 * flat)
 
 
+@pytest.mark.parametrize("p", PS)
+def test_points_inside_keep_their_bits(p: float) -> None:
+    x, x_adv = uniform(50, 40).float(), uniform(50, 40, seed=1).float()
+    assert not torch.equal(x + (x_adv - x), x_adv)  # what adding the perturbation again would do
+    assert torch.equal(Threat(p, 100).project(x_adv, x), x_adv)
+    assert torch.equal(Threat(p, 100, None).project(x_adv, x), x_adv)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bounds_are_those_of_the_dtype(dtype: torch.dtype) -> None:
+    """0.3 is no bfloat16: a value clipped to it is on the bound all the same."""
+    threat = Threat("linf", 0, (0.3, 0.7))
+    x = threat.clip(torch.tensor([[0.0, 1.0]], dtype=dtype))
+    assert threat.contains(x, x, tolerance=0.0).all()
+
+
 def test_per_feature_bounds_apply_feature_by_feature() -> None:
     threat = Threat("linf", 10, (torch.tensor([0.0, 18.0, -math.inf]), torch.tensor([1.0, 99.0, 0.0])))
     x = torch.tensor([[0.5, 40.0, -3.0]])

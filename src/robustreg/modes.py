@@ -35,13 +35,30 @@ def check_mode(mode: str) -> None:
         raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
 
 
+Statistics = dict[nn.Module, dict[str, Tensor]]
+
+
+def live_statistics(model: Model) -> Statistics:
+    """Copies of the running statistics that a training forward would update."""
+    if not isinstance(model, nn.Module):
+        return {}
+    return {
+        m: {name: b.clone() for name, b in m._buffers.items() if b is not None}
+        for m in model.modules()
+        if isinstance(m, _NormBase) and m.training and m.track_running_stats
+    }
+
+
 @contextmanager
-def running(model: Model, mode: Mode) -> Iterator[None]:
-    """Run ``model`` in ``mode`` for a while; every flag is as it was afterwards, also after an exception."""
+def running(model: Model, mode: Mode, statistics: Statistics | None = None) -> Iterator[None]:
+    """Run ``model`` in ``mode`` for a while; every flag is as it was afterwards, also after an exception.
+
+    In ``"eval"`` the network uses the given running statistics instead of its own.
+    """
     if mode == "train" or not isinstance(model, nn.Module):
         yield
     elif mode == "eval":
-        with _evaluating(model):
+        with _evaluating(model), _using(statistics or {}):
             yield
     else:
         with _statistics_frozen(model):
@@ -71,6 +88,18 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for m in training:
             m.__dict__["training"] = True
+
+
+@contextmanager
+def _using(statistics: Statistics) -> Iterator[None]:
+    own = {m: {name: m._buffers[name] for name in copies} for m, copies in statistics.items()}
+    try:
+        for m, copies in statistics.items():
+            m._buffers.update(copies)
+        yield
+    finally:
+        for m, buffers in own.items():
+            m._buffers.update(buffers)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustreg import numerics
 from robustreg.losses import Loss, labelled
-from robustreg.modes import Mode, Model, running
+from robustreg.modes import Mode, Model, Statistics, live_statistics, running
 from robustreg.points import CLEAN, Point
 from robustreg.streams import Stream, global_seed
 from robustreg.threat import Threat
@@ -35,6 +35,7 @@ class Needs:
         random: random points, whose draws a compiled step must be handed.
         shared_dropout: whether a forward uses the dropout masks of another point's.
         deferred: whether a stateful term's update is to run after the step.
+        evaluation: whether a forward runs in ``"eval"`` mode.
     """
 
     input_graph: set[ForwardKey] = field(default_factory=set)
@@ -43,6 +44,7 @@ class Needs:
     random: set[Point] = field(default_factory=set)
     shared_dropout: bool = False
     deferred: bool = False
+    evaluation: bool = False
 
 
 @dataclass
@@ -108,6 +110,7 @@ class Probe:
         self._observing = False
         self._range_checked = False
         self._labelled: Tensor | None = None
+        self._statistics: Statistics | None = None
         self._at: dict[Point, Tensor] = {}
         self._forwards: dict[ForwardKey, _Forward] = {}
         self._grads: dict[GradKey, tuple[Tensor, Pass, bool]] = {}
@@ -335,7 +338,7 @@ class Probe:
         return z + (0 * anchor.flatten()[0]).to(z.dtype)
 
     def _apply(self, u: Tensor, mode: Mode, *key: object) -> Tensor:
-        with running(self.model, mode):
+        with running(self.model, mode, self._statistics_of_the_start(mode)):
             if torch.compiler.is_compiling():
                 logits: object = self.model(u)
             else:
@@ -350,6 +353,18 @@ class Probe:
                 f"the model must return logits [B, C] with B = {u.shape[0]}, but returned {list(logits.shape)}"
             )
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+    def _statistics_of_the_start(self, mode: Mode) -> Statistics | None:
+        """BatchNorm's statistics from before this step's training forwards, for its forwards in ``"eval"``.
+
+        Those would otherwise depend on which terms came before, and their backward would read statistics that a later
+        training forward has overwritten in place (torch keeps them by reference and does not notice).
+        """
+        if mode == "eval":
+            self.asked.evaluation = True
+        if self._statistics is None and mode != "batch" and (self._needs is None or self._needs.evaluation):
+            self._statistics = live_statistics(self.model)
+        return self._statistics
 
     def _seed_of(self, key: tuple[object, ...]) -> int:
         return self.stream.derive("forward", *(part.key if isinstance(part, Point) else part for part in key))

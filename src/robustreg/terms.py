@@ -225,6 +225,9 @@ class Vulnerability(Term):
 
     needs = frozenset({"labels"})
 
+    def __post_init__(self) -> None:
+        check_mode(self.mode)
+
     def __call__(self, probe: Probe) -> Tensor:
         """Values ``[B]`` in [0, 1]; 0 for samples without a label."""
         return -torch.expm1(-probe.loss(self.at, "ce", self.mode))

@@ -284,7 +284,8 @@ class Threat:
         if self._bounds is None:
             return torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
         low, high = (
-            torch.as_tensor(b, dtype=point.dtype, device=x.device) for b in self._sides(self._bounds, x)
+            torch.as_tensor(b, dtype=x.dtype, device=x.device).to(point.dtype)
+            for b in self._sides(self._bounds, x)
         )
         sides = torch.maximum(_finite_size(low), _finite_size(high))
         slack = unit * sides if tolerance is None else torch.full_like(sides, tolerance)

@@ -85,9 +85,8 @@ def test_augmentation_leaves_the_order_alone():
 
 
 def test_augmentation_differs_by_batch_and_by_epoch():
-    data = from_arrays(
-        make(1).x.repeat(32, 1, 1, 1), torch.arange(32) % 2
-    )  # one image, so only the draws differ
+    image = make().x[:1]  # one image many times, so that only the draws differ
+    data = from_arrays(image.repeat(32, 1, 1, 1), torch.arange(32) % 2)
     source = Loader(data, 16, augment=["crop2"])
     first, second = list(source), list(source)
     assert not torch.equal(first[0][0], first[1][0])

@@ -12,6 +12,7 @@ from robustreg.report import save_examples
 from robustreg.report.examples import load_examples
 
 THREAT = rr.Threat("linf", 0.2)
+QUICK = {"steps": 3, "restarts": 1}
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def test_what_is_stored(tmp_path: Path, net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
-    path = save_examples(tmp_path, net, data, THREAT, count=3)
+    path = save_examples(tmp_path, net, data, THREAT, count=3, **QUICK)
     stored = load_file(path)
     assert path == tmp_path / "examples.safetensors"
     # The first sample of each class, unlabelled ones left out.
@@ -51,9 +52,9 @@ def test_what_is_stored(tmp_path: Path, net: nn.Module, data: tuple[Tensor, Tens
 def test_more_images_than_classes_are_spread_evenly(
     tmp_path: Path, net: nn.Module, data: tuple[Tensor, Tensor]
 ) -> None:
-    stored = load_file(save_examples(tmp_path, net, data, THREAT, count=6))
+    stored = load_file(save_examples(tmp_path, net, data, THREAT, count=6, **QUICK))
     assert stored["label"].tolist() == [0, 0, 1, 1, 2, 2]
-    assert len(load_file(save_examples(tmp_path, net, data, THREAT, count=1000))["label"]) == 25
+    assert len(load_file(save_examples(tmp_path, net, data, THREAT, count=1000, **QUICK))["label"]) == 25
 
 
 def test_nothing_else_is_touched(tmp_path: Path, net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
@@ -61,7 +62,7 @@ def test_nothing_else_is_touched(tmp_path: Path, net: nn.Module, data: tuple[Ten
     net[1].eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     state = torch.get_rng_state()
-    save_examples(tmp_path, net, data, THREAT)
+    save_examples(tmp_path, net, data, THREAT, **QUICK)
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in net] == [True, False, True, True, True]
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -71,8 +72,8 @@ def test_nothing_else_is_touched(tmp_path: Path, net: nn.Module, data: tuple[Ten
 def test_the_same_call_stores_the_same_bytes(
     tmp_path: Path, net: nn.Module, data: tuple[Tensor, Tensor]
 ) -> None:
-    first = save_examples(tmp_path, net, data, THREAT).read_bytes()
-    assert save_examples(tmp_path, net, data, THREAT).read_bytes() == first
+    first = save_examples(tmp_path, net, data, THREAT, **QUICK).read_bytes()
+    assert save_examples(tmp_path, net, data, THREAT, **QUICK).read_bytes() == first
 
 
 def test_reading_back(tmp_path: Path, net: nn.Module, data: tuple[Tensor, Tensor]) -> None:

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustreg.report.png import data_uri, encode_png, image_pixels, perturbation_pixels
@@ -30,6 +30,7 @@ def decode(png: bytes) -> np.ndarray:
     return rows[:, 1:].reshape((height, width) if colour == 0 else (height, width, 3))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.booleans(), st.integers(0, 2**31))
 def test_decodes_to_the_pixels(height: int, width: int, rgb: bool, seed: int) -> None:
     shape = (height, width, 3) if rgb else (height, width)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -16,10 +18,18 @@ from robustreg.training.checkpoint import Checkpoint, CheckpointError, load_weig
 from robustreg.training.handler import Handler
 
 
+@pytest.fixture(scope="module")
+def trained(tools, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    trainer = tools.trainer((Checkpoint(folder), EMA(0.5)), epochs=1, optimizer={"name": "adam"}).fit()
+    return trainer, folder / "last"
+
+
 @pytest.fixture
-def saved(tools, tmp_path):
-    trainer = tools.trainer((Checkpoint(tmp_path), EMA(0.5)), epochs=1, optimizer={"name": "adam"}).fit()
-    return trainer, tmp_path / "last"
+def saved(trained, tmp_path):
+    """A trainer and a copy of its checkpoint that a test may spoil."""
+    trainer, folder = trained
+    return trainer, Path(shutil.copytree(folder, tmp_path / "last"))
 
 
 def test_weights_are_the_network_to_use(tools, saved):

@@ -81,6 +81,7 @@ def work(fabric, out):
     if fabric.world_size == 1:
         return
     whole = watched(fabric, out / "whole").fit()
+    assert whole.module.rank == fabric.global_rank  # each process draws its own random points
     first = watched(fabric, out / "parts", StopOnRank1()).fit()
     assert (first.status, first.step) == ("interrupted", 2), (first.status, first.step)
     torch.manual_seed(50 + fabric.global_rank)

@@ -94,7 +94,6 @@ def test_an_unknown_logger_names_the_closest(tmp_path):
 def test_the_real_loggers_take_a_run(tools, tmp_path, monkeypatch, name):
     pytest.importorskip(loggers.PACKAGES[name], reason=f"{name} is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     logger = build_logger(name, tmp_path, "a run")
     logger.log_hyperparams({"lr": 0.1})
     tools.trainer((MetricsLog(None, loggers=[logger]),), epochs=1).fit()

@@ -173,3 +173,14 @@ def test_settings_that_cannot_be(build, message):
     parameters = [torch.nn.Parameter(torch.zeros(1))]
     with pytest.raises(ValueError, match=f"(?i){message}"):
         build(parameters, torch.optim.SGD(parameters, lr=0.1))
+
+
+def test_an_optimiser_of_the_users_own():
+    OPTIMIZERS["rmsprop"] = torch.optim.RMSprop
+    try:
+        parameters = [torch.nn.Parameter(torch.zeros(1))]
+        assert build_optimizer("rmsprop", parameters, alpha=0.9).defaults["alpha"] == 0.9
+        with pytest.raises(ValueError, match="optimizer rmsprop has no option 'alhpa'; did you mean 'alpha'"):
+            build_optimizer("rmsprop", parameters, alhpa=0.9)
+    finally:
+        del OPTIMIZERS["rmsprop"]

@@ -65,8 +65,7 @@ def assert_same_state(one, other):
         assert tree.same(mine[key], theirs[key]), key
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5, 8])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(("name", "stop"), [("sgd", 1), ("sgd", 3), ("sgd", 5), ("adam", 8), ("adamw", 12)])
 def test_interrupted_equals_uninterrupted(tools, tmp_path, name, stop):
     """Mid-epoch and at an epoch's end, with dropout, BatchNorm, augmentation, random points and EMA."""
     settings = {"optimizer": OPTIMIZERS[name], "schedule": SCHEDULES[name], "epochs": 3}
@@ -100,7 +99,7 @@ def test_interrupted_equals_uninterrupted(tools, tmp_path, name, stop):
     assert len(tools.rows(tmp_path / "parts" / "validation.csv")) == 3
 
 
-@pytest.mark.parametrize("stop", [4, 10, 13])
+@pytest.mark.parametrize("stop", [10, 13])
 def test_swa_resumes(tools, tmp_path, stop):
     def build(folder, *more):
         average = lambda: [SWA(2, swa_inputs(tools))]  # noqa: E731
@@ -140,13 +139,17 @@ def test_a_data_loader_is_replayed_to_its_place(tools, tmp_path, own_generator):
     def build(*more):
         generator = torch.Generator().manual_seed(4) if own_generator else None
         loader = DataLoader(Noisy(tools.data()), batch_size=8, shuffle=True, generator=generator)
-        return tools.trainer((Checkpoint(tmp_path), *more), loader=loader, epochs=3)
+        return tools.trainer(
+            (Checkpoint(tmp_path), *more), net=NoisyNet(tools.net()), loader=loader, epochs=3
+        )
 
     torch.manual_seed(0)
     random.seed(0)
+    np.random.seed(0)
     whole = build().fit()
     torch.manual_seed(0)
     random.seed(0)
+    np.random.seed(0)
     build(tools.StopAt(8)).fit()
     tools.scramble()
     second = build()

@@ -145,4 +145,5 @@ class Recipe(Strict):
         """The fully resolved recipe as a YAML file, which loads back as an equal recipe."""
         import yaml
 
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        text: str = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return text

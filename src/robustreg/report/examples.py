@@ -110,7 +110,7 @@ def save_examples(
         "gradient": steepest(net, x, y) - x,
     }
     about = {
-        "selection": "the first images of each class in the order of the data",
+        "selection": "the first of each class in the order of the data",
         "attack": f"PGD with {steps} steps and {restarts} {'start' if restarts == 1 else 'starts'}",
         "threat": threat.to_dict(),
         "seed": seed,

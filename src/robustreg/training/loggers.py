@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -40,11 +42,12 @@ class MLflowLogger(Logger):
     """MLflow through its client, by default into `run_dir/mlruns`."""
 
     def __init__(self, run_dir: Path, title: str) -> None:
-        import os
-
         from mlflow.tracking import MlflowClient
 
-        uri = os.environ.get("MLFLOW_TRACKING_URI", (run_dir / "mlruns").resolve().as_uri())
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if uri is None:  # plain files in the run's folder, which MLflow 3 only allows when told
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            uri = (run_dir / "mlruns").resolve().as_uri()
         self._client: Any = MlflowClient(tracking_uri=uri)
         experiment = self._client.get_experiment_by_name("robustreg")
         number = (
@@ -66,7 +69,10 @@ class MLflowLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Send values."""
         for key, value in metrics.items():
-            self._client.log_metric(self._run_id, key, value, step=step or 0)
+            allowed = re.sub(
+                r"[^\w\-./: ]", ".", key, flags=re.ASCII
+            )  # not the "#" of a second term of a kind
+            self._client.log_metric(self._run_id, allowed, value, step=step or 0)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Send settings."""

@@ -108,8 +108,10 @@ def check_options(
     what: str, function: Callable[..., Any], options: dict[str, Any], also: Sequence[str] = ()
 ) -> None:
     """ValueError naming the first option that `function` does not take, and the closest one it does."""
-    parameters = inspect.signature(function).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "epochs"] + list(also)
+    _, *parameters = inspect.signature(function).parameters.values()  # the first is the run's to give
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.name != "epochs"] + list(also)
     for option in options:
         if option not in known:
             raise ValueError(f"{what} has no option {option!r}{suggestion(option, known)}.")
