@@ -1,6 +1,6 @@
 """Per-sample losses that attacks climb and penalties differentiate, by name or as any function.
 
-A loss is a name (``"ce"``, ``"margin"``, ``"dlr"``, ``"kl"``), a :class:`SmoothedCrossEntropy`, or any function
+A loss is a name (``"ce"``, ``"margin"``, ``"dlr"``, ``"kl"``), a ``SmoothedCrossEntropy``, or any function
 ``(logits [B, C], y [B]) -> [B]``, which is given 0 in place of the label -1 and whose value there is not used. Names
 are values, so points that carry a loss stay hashable. ``"kl"`` needs no label: it is the divergence from the network's
 own prediction at the clean sample, ``KL(p(x) || p(x'))`` with ``p(x)`` constant, as TRADES and VAT climb it.

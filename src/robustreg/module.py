@@ -23,7 +23,7 @@ class ObjectiveModule(nn.Module):
 
     Wrapped once by DDP, FSDP2 (at its root) or Fabric it gives exactly the single-process gradients; calling a wrapped
     network several times, or differentiating through the wrapper, does not. It is also what ``torch.compile`` takes
-    whole: :meth:`compile`.
+    whole: ``compile``.
 
     Args:
         net: the network, ``[B, ...]`` to logits ``[B, C]``.
@@ -80,7 +80,7 @@ class ObjectiveModule(nn.Module):
         that need the same masks at two points are refused.
 
         Args:
-            options: of :func:`torch.compile`, ``backend`` and ``mode`` say.
+            options: of ``torch.compile``, ``backend`` and ``mode`` say.
         """
         torch._dynamo.config.trace_autograd_ops = True
         # torch counts recompilations by function, and stops at 8: without this, of all modules in the process together

@@ -1,6 +1,6 @@
 """Objectives: the algebra of robust training.
 
-An :class:`Objective` is a weighted sum of terms: ``CrossEntropy() + 0.3 * GradientNorm(threat) + Ramp(0, 1) *
+An ``Objective`` is a weighted sum of terms: ``CrossEntropy() + 0.3 * GradientNorm(threat) + Ramp(0, 1) *
 Perturbed(threat)``. Calling it gives the scalar loss for any training loop.
 """
 
@@ -107,7 +107,7 @@ class Objective:
         step: int | None = None,
         stream: Stream | None = None,
     ) -> Tensor:
-        """The scalar loss of a batch; see :meth:`detailed`."""
+        """The scalar loss of a batch; see ``detailed``."""
         return self.detailed(model, x, y, progress=progress, step=step, stream=stream).loss
 
     def detailed(
@@ -258,7 +258,7 @@ class Objective:
         return {"calls": self._calls, "terms": {name: state for name, state in states.items() if state}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave; the terms must be the same."""
+        """Take back what ``state_dict`` gave; the terms must be the same."""
         unknown = set(state["terms"]) - set(self.names)
         if unknown:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Points: rules for where to look around a sample, as frozen values.
 
-A :class:`Point` says *where*, not *what*: ``Clean()``, ``Uniform(threat)``, ``Steepest(threat)``. Two equal points are
+A ``Point`` says *where*, not *what*: ``Clean()``, ``Uniform(threat)``, ``Steepest(threat)``. Two equal points are
 the same point: a probe finds it once, runs the network there once, and everybody shares. Attacks are points, and any
 point called with a model and data is an ordinary attack: ``Steepest(threat)(model, x, y) -> x_adv``.
 """
@@ -35,7 +35,7 @@ def check_clip(clip: str) -> None:
 
 
 class Point:
-    """A rule for where to look. Subclasses are frozen dataclasses that implement :meth:`locate`."""
+    """A rule for where to look. Subclasses are frozen dataclasses that implement ``locate``."""
 
     def locate(self, probe: Probe) -> Tensor:
         """The coordinates ``[B, ...]`` of this point for the probe's batch, without a graph."""
@@ -53,7 +53,7 @@ class Point:
                 yield value
 
     def sources(self) -> Iterator[Point]:
-        """Every random point in this one, itself included: the points whose :meth:`draw` will be called."""
+        """Every random point in this one, itself included: the points whose ``draw`` will be called."""
         if type(self).draw is not Point.draw:
             yield self
         for part in self.parts():
@@ -106,7 +106,7 @@ class Point:
             x: clean samples ``[B, ...]``.
             y: labels ``[B]``; not needed by points that read none.
             generator: source of randomness, moved by one draw; without it ``torch.initial_seed()`` decides.
-            noise: the draws of the random points inside, as :func:`draw_per_sample` makes them.
+            noise: the draws of the random points inside, as ``draw_per_sample`` makes them.
 
         Returns:
             The points ``[B, ...]``, without a graph, of x's dtype and device.

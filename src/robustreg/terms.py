@@ -1,7 +1,7 @@
 """Terms: per-sample values of a batch, the summands of an objective.
 
-A :class:`Term` turns what a probe knows of a batch into values ``[B]``. Terms are added and scaled into an
-:class:`~robustreg.objective.Objective`, and weighted sample by sample with :func:`weighted`.
+A ``Term`` turns what a probe knows of a batch into values ``[B]``. Terms are added and scaled into an
+``robustreg.objective.Objective``, and weighted sample by sample with ``weighted``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Term:
     """One summand of an objective.
 
-    A subclass implements :meth:`__call__`: per-sample values ``[B]`` from the probe, or a scalar where the maths is not
+    A subclass implements ``__call__``: per-sample values ``[B]`` from the probe, or a scalar where the maths is not
     per sample (and its docstring says so). Subclasses are usually frozen dataclasses; their fields are the term's
     hyperparameters, and a field ``threat`` left None is filled in by the objective's threat.
     """
@@ -78,7 +78,7 @@ class Term:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave."""
+        """Take back what ``state_dict`` gave."""
         if state:
             raise ValueError(
                 f"{self.name} has no state, but the checkpoint holds {', '.join(sorted(state))} for it"
@@ -198,7 +198,7 @@ class Weighted(Term):
         return {key: state for key, state in states.items() if state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave."""
+        """Take back what ``state_dict`` gave."""
         self.term.load_state_dict(state.get("term", {}))
         if isinstance(self.by, Term):
             self.by.load_state_dict(state.get("by", {}))

@@ -159,7 +159,7 @@ def test_estimators_tend_to_the_exact_value_and_gradient(
     for h in (0.1, 0.05, 0.025):
         estimate = value(rr.GradientNorm(threat(p), estimator=estimator, step=h), smooth_net, x, y)
         gradient = gradients(estimate, smooth_net)
-        errors.append((abs(float(estimate - exact)), float((gradient - exact_gradient).norm())))
+        errors.append((abs((estimate - exact).item()), (gradient - exact_gradient).norm().item()))
     for coarse, fine in zip(errors, errors[1:], strict=False):
         for a, b in zip(coarse, fine, strict=True):
             assert a / b == pytest.approx(2**order, rel=0.1)

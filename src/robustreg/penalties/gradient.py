@@ -5,7 +5,7 @@ arXiv 1511.06385. With ``g`` the input gradient of a sample's loss and ``1/p + 1
 
     max_{||e||_p <= eps} L(x + e)  =  L(x) + eps * ||g||_{p*} + O(eps^2)
 
-:class:`GradientNorm` is the first-order term on its own (form A), :class:`Perturbed` the loss at the maximiser of the
+``GradientNorm`` is the first-order term on its own (form A), ``Perturbed`` the loss at the maximiser of the
 linearised problem (form B). To first order ``CrossEntropy() + GradientNorm(threat)`` and ``Perturbed(threat)`` are the
 same objective.
 """
