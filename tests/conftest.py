@@ -41,7 +41,9 @@ def smooth_net() -> nn.Module:
 def relu_net() -> nn.Module:
     """A small convolutional ReLU network in float32 without normalisation or dropout."""
     return _seeded(
-        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)
+        )
     )
 
 

@@ -183,6 +183,14 @@ def test_a_missing_extra_says_what_to_install(
     assert said(capsys) == f'{module} is not installed, which this needs: pip install "robustreg[{extra}]"'
 
 
+def test_a_missing_extra_that_was_explained_is_not_explained_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = 'the report needs plotly, which is not installed: pip install "robustreg[report]"'
+    assert cli._explain(ModuleNotFoundError(told, name="plotly")) == 1
+    assert said(capsys) == told
+
+
 def test_an_error_of_ours_is_no_missing_extra(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli._explain(ModuleNotFoundError("No module named 'robustreg.x'", name="robustreg.x")) == 1
     assert "pip install" not in said(capsys)
@@ -284,6 +292,13 @@ def test_verify_and_evaluate_and_report(trained: Path, capsys: pytest.CaptureFix
     assert (trained / "report.html").stat().st_size > 10_000
 
 
+def test_verify_without_evidence(tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "recipe.yaml").write_text((trained / "recipe.yaml").read_text())
+    assert run("verify", "bare") == 2
+    assert said(capsys) == "bare holds no evidence yet; `robustreg evaluate bare` makes it"
+
+
 def test_verify_fails_on_evidence_that_was_changed(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,7 +362,7 @@ def test_compare_trains_what_is_missing_and_keeps_what_is_there(
     words = ["compare", "plain", "gradient_l2", *QUICK, "--out", "cmp", "--no-progress"]
     assert run(*words) == 0
     out = capsys.readouterr().out
-    for column in ("clean", "gaussian", "fgsm", "pgd", "worst case", "s/epoch", "passes"):
+    for column in ("clean", "gaussian", "fgsm", "pgd", "worst", "epoch", "passes"):
         assert column in out
     assert "[2/2] gradient_l2, seed 0" in out
     listing = json.loads(Path("cmp/compare.json").read_text())

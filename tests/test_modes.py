@@ -15,7 +15,9 @@ def flags(model: nn.Module) -> list[bool]:
 
 @pytest.mark.parametrize("mode", ["train", "batch", "eval"])
 @pytest.mark.parametrize("frozen", [(), (1,), (1, 6), range(10)])
-def test_mixed_flags_come_back_also_after_an_exception(restless_net: nn.Module, mode: str, frozen: tuple[int]) -> None:
+def test_mixed_flags_come_back_also_after_an_exception(
+    restless_net: nn.Module, mode: str, frozen: tuple[int]
+) -> None:
     for i in frozen:
         restless_net[i].eval()
     before = flags(restless_net)
@@ -101,7 +103,7 @@ def test_leaving_inference_mode_gives_normal_tensors() -> None:
         x, y = torch.rand(2, 3), torch.tensor([0, 1])
         with out_of_inference(x, y) as (u, v):
             assert v is not None
-            assert not (u.is_inference() or v.is_inference() or torch.is_inference_mode_enabled())
+            assert not any([u.is_inference(), v.is_inference(), torch.is_inference_mode_enabled()])
             assert not torch.is_grad_enabled()
             assert torch.equal(u, x)
         assert torch.is_inference_mode_enabled()

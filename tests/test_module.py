@@ -65,7 +65,13 @@ def test_steps_are_counted_from_the_last_one_named(restless_net: nn.Module, batc
 
 
 def test_seeds_and_ranks_draw_different_numbers(restless_net: nn.Module, batch: Any) -> None:
-    options: list[dict[str, int]] = [{"seed": 0}, {"seed": 1}, {"seed": 0, "rank": 1}, {"seed": 0, "rank": 2}, {}]
+    options: list[dict[str, int]] = [
+        {"seed": 0},
+        {"seed": 1},
+        {"seed": 0, "rank": 1},
+        {"seed": 0, "rank": 2},
+        {},
+    ]
     losses = [build(restless_net, **o)(*batch, step=0, progress=0.5).item() for o in options]
     assert len(set(losses)) == len(losses)
     assert build(restless_net, seed=0)(*batch, step=0, progress=0.5).item() == losses[0]
@@ -86,7 +92,9 @@ def test_a_saved_state_opens_without_code(relu_net: nn.Module) -> None:
     assert torch.load(buffer, weights_only=True)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
+)
 @pytest.mark.parametrize("used", [False, True])
 def test_a_copy_is_on_its_own(copied: Any, used: bool, relu_net: nn.Module, batch: Any) -> None:
     module = build(relu_net, seed=0)
@@ -120,7 +128,9 @@ def test_autocast_gives_finite_gradients_near_those_of_float32(relu_net: nn.Modu
     assert float(F.cosine_similarity(gradients(mixed.net), gradients(exact.net), dim=0)) > 0.98
 
 
-def test_autocast_keeps_the_parameters_gradients_after_an_attack_without_graphs(relu_net: nn.Module, batch: Any) -> None:
+def test_autocast_keeps_the_parameters_gradients_after_an_attack_without_graphs(
+    relu_net: nn.Module, batch: Any
+) -> None:
     # autocast keeps casts of the weights, and one that was made under no_grad has no way back to the weight
     module = rr.ObjectiveModule(relu_net, rr.CrossEntropy(at=rr.PGD(T, 2, restarts=2)), seed=0)
     with torch.autocast("cpu", torch.bfloat16):

@@ -25,7 +25,7 @@ def gradients(loss: Tensor, net: nn.Module) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))])
 
 
-# -- algebra ------------------------------------------------------------------------------------------------------------
+# -- algebra -------------------------------------------------------------------------------------------------
 
 CE, GN, PE = rr.CrossEntropy(), rr.GradientNorm(T), rr.Perturbed(L2)
 
@@ -58,7 +58,9 @@ def test_the_loss_is_the_weighted_sum(smooth_net: nn.Module, double_batch: Any) 
     objective = 0.5 * (CE + 0.3 * GN) + rr.Ramp(0, 2) * PE
     out = objective.detailed(smooth_net, *double_batch, progress=0.25)
     assert out.weights == pytest.approx({"cross_entropy": 0.5, "gradient_norm": 0.15, "perturbed": 0.5})
-    assert float(out.loss.detach()) == pytest.approx(sum(out.weights[n] * float(v) for n, v in out.values.items()))
+    assert float(out.loss.detach()) == pytest.approx(
+        sum(out.weights[n] * float(v) for n, v in out.values.items())
+    )
     assert all(v.ndim == 0 and not v.requires_grad for v in out.values.values())
     assert all(float(out.per_sample[n].mean()) == pytest.approx(float(v)) for n, v in out.values.items())
     assert objective(smooth_net, *double_batch, progress=0.25).item() == pytest.approx(out.loss.item())
@@ -72,7 +74,12 @@ def test_the_gradient_is_linear_in_the_terms(smooth_net: nn.Module, double_batch
 
 
 def test_a_name_that_comes_again_is_numbered() -> None:
-    assert (CE + CE + GN + 2 * CE).names == ("cross_entropy", "cross_entropy#2", "gradient_norm", "cross_entropy#3")
+    assert (CE + CE + GN + 2 * CE).names == (
+        "cross_entropy",
+        "cross_entropy#2",
+        "gradient_norm",
+        "cross_entropy#3",
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,8 +125,12 @@ def test_it_reads_like_the_code_that_made_it() -> None:
     objective = rr.CrossEntropy() + 0.3 * rr.GradientNorm(T) + rr.Ramp(0, 1) * rr.CrossEntropy(at=rr.PGD(T))
     first, second, third = repr(objective).split(" + ")
     assert first == "CrossEntropy(at=Clean(), smoothing=0.0, mode='train')"
-    assert second.startswith("0.3 * GradientNorm(threat=Threat('linf', eps=0.1), squared=False, estimator='double'")
-    assert third.startswith("Ramp(start=0, end=1, until=1.0) * CrossEntropy(at=PGD(threat=Threat('linf', eps=0.1)")
+    assert second.startswith(
+        "0.3 * GradientNorm(threat=Threat('linf', eps=0.1), squared=False, estimator='double'"
+    )
+    assert third.startswith(
+        "Ramp(start=0, end=1, until=1.0) * CrossEntropy(at=PGD(threat=Threat('linf', eps=0.1)"
+    )
     assert repr(rr.Objective(())) == "Objective()"
 
 
@@ -129,7 +140,7 @@ def test_an_objective_with_nothing_to_minimise_is_refused(smooth_net: nn.Module,
             objective(smooth_net, *double_batch)
 
 
-# -- threats ------------------------------------------------------------------------------------------------------------
+# -- threats -------------------------------------------------------------------------------------------------
 
 
 def test_a_threat_reaches_the_terms_that_have_none(smooth_net: nn.Module, double_batch: Any) -> None:
@@ -146,7 +157,7 @@ def test_objectives_under_different_threats_are_not_added() -> None:
         (CE + GN).with_threat(T) + (CE + GN).with_threat(L2)
 
 
-# -- what is missing or wrong -------------------------------------------------------------------------------------------
+# -- what is missing or wrong --------------------------------------------------------------------------------
 
 
 class Adversarial(rr.Term):
@@ -158,9 +169,15 @@ class Adversarial(rr.Term):
 @pytest.mark.parametrize(
     ("objective", "sentence"),
     [
-        (CE + rr.GradientNorm(), r"gradient_norm needs a threat: pass GradientNorm\(threat\) or objective.with_threat"),
+        (
+            CE + rr.GradientNorm(),
+            r"gradient_norm needs a threat: pass GradientNorm\(threat\) or objective.with_threat",
+        ),
         (CE + rr.weighted(CE, by=rr.Perturbed()), "cross_entropy_by_perturbed needs a threat"),
-        (rr.CrossEntropy() + Adversarial(), r"adversarial needs an adversary: pass a point such as PGD\(threat\)"),
+        (
+            rr.CrossEntropy() + Adversarial(),
+            r"adversarial needs an adversary: pass a point such as PGD\(threat\)",
+        ),
     ],
 )
 def test_what_a_term_needs_is_checked_before_the_first_step(
@@ -176,7 +193,15 @@ def test_what_a_term_needs_is_checked_before_the_first_step(
 
 @pytest.mark.parametrize(
     "term",
-    [CE, GN, PE, rr.Vulnerability(), rr.LossAt(loss="margin"), rr.LossAt(rr.PGD(T), "kl"), rr.weighted(GN, by=CE)],
+    [
+        CE,
+        GN,
+        PE,
+        rr.Vulnerability(),
+        rr.LossAt(loss="margin"),
+        rr.LossAt(rr.PGD(T), "kl"),
+        rr.weighted(GN, by=CE),
+    ],
 )
 def test_labels_are_asked_for_where_they_are_needed(term: rr.Term, batch: Any) -> None:
     with pytest.raises(ValueError, match=f"the term {term.name} needs labels, but y is None"):
@@ -234,7 +259,7 @@ def test_a_schedule_asks_for_progress(relu_net: nn.Module, batch: Any) -> None:
         (CE + rr.Ramp(0, 1) * GN)(relu_net, *batch)
 
 
-# -- unlabelled samples -------------------------------------------------------------------------------------------------
+# -- unlabelled samples --------------------------------------------------------------------------------------
 
 LABELLED = [
     CE,
@@ -286,7 +311,7 @@ def test_terms_without_labels_take_the_mean_over_everybody(smooth_net: nn.Module
     assert out.values["cross_entropy"] == pytest.approx(F.cross_entropy(smooth_net(x[:2]), y[:2]).item())
 
 
-# -- per-sample values --------------------------------------------------------------------------------------------------
+# -- per-sample values ---------------------------------------------------------------------------------------
 
 DETERMINISTIC = (
     CE
@@ -349,7 +374,7 @@ def test_a_validation_loss_without_gradients_has_the_same_value(
     assert loss.item() == expected.item()
 
 
-# -- steps --------------------------------------------------------------------------------------------------------------
+# -- steps ---------------------------------------------------------------------------------------------------
 
 
 def test_steps_are_counted_or_named(relu_net: nn.Module, batch: Any) -> None:
@@ -373,7 +398,7 @@ def test_a_saved_objective_goes_on_where_it_was(relu_net: nn.Module, batch: Any)
     assert build()(relu_net, *batch).item() != first(relu_net, *batch).item()
 
 
-# -- memory -------------------------------------------------------------------------------------------------------------
+# -- memory --------------------------------------------------------------------------------------------------
 
 
 def test_nothing_piles_up_over_many_steps(relu_net: nn.Module, batch: Any) -> None:

@@ -96,7 +96,13 @@ OBJECTIVES = [
     (CE + 6 * rr.LossAt(rr.PGD(T, 2, loss="kl"), "kl"), 5, 2, 2, 0),
     (CE + rr.weighted(rr.LossAt(rr.PGD(T, 2), "kl"), by=rr.Vulnerability(rr.PGD(T, 2))), 4, 2, 2, 0),
     (rr.CrossEntropy(mode="eval") + rr.GradientNorm(T, mode="eval") + CE, 2, 1, 2, 1),
-    (CE + rr.CrossEntropy(at=rr.Along(rr.Clean(), rr.FGSM(T), 0.5)) + rr.CrossEntropy(at=rr.FGSM(T)), 4, 1, 3, 0),
+    (
+        CE + rr.CrossEntropy(at=rr.Along(rr.Clean(), rr.FGSM(T), 0.5)) + rr.CrossEntropy(at=rr.FGSM(T)),
+        4,
+        1,
+        3,
+        0,
+    ),
 ]
 
 

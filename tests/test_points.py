@@ -129,7 +129,7 @@ def test_attacks_work_where_gradients_are_switched_off(
         assert torch.equal(point(relu_net, x, y), expected)
 
 
-# -- what they are ------------------------------------------------------------------------------------------------------
+# -- what they are -------------------------------------------------------------------------------------------
 
 
 def test_uniform_is_the_threats_draw_within_the_box(batch: Any) -> None:
@@ -163,7 +163,9 @@ def test_along_is_the_line_through_two_points(relu_net: nn.Module, batch: Any) -
 
 
 @pytest.mark.parametrize("p", ["linf", "l2", "l1", "l1.5"])
-def test_steepest_adds_the_threats_direction_times_the_scale(p: str, smooth_net: nn.Module, double_batch: Any) -> None:
+def test_steepest_adds_the_threats_direction_times_the_scale(
+    p: str, smooth_net: nn.Module, double_batch: Any
+) -> None:
     x, y = double_batch
     threat = rr.Threat(p, 0.2)
     u = x.clone().requires_grad_()
@@ -190,7 +192,7 @@ def test_unlabelled_samples_stay_where_no_label_says_where_to_go(relu_net: nn.Mo
     assert (found[:3] != x[:3]).any()
 
 
-# -- as values ----------------------------------------------------------------------------------------------------------
+# -- as values -----------------------------------------------------------------------------------------------
 
 
 def test_equal_points_are_the_same_point() -> None:
@@ -228,7 +230,9 @@ def test_another_threat_reaches_every_part() -> None:
     ],
     ids=str,
 )
-def test_a_point_knows_whether_it_reads_labels(point: rr.Point, reads: bool, relu_net: nn.Module, batch: Any) -> None:
+def test_a_point_knows_whether_it_reads_labels(
+    point: rr.Point, reads: bool, relu_net: nn.Module, batch: Any
+) -> None:
     assert point.reads_labels == reads
     if reads:
         with pytest.raises(ValueError, match="needs labels y"):
@@ -244,7 +248,7 @@ def test_sources_are_the_random_points_inside() -> None:
         rr.Clean().draw(torch.zeros(1, 2), None)
 
 
-# -- draws --------------------------------------------------------------------------------------------------------------
+# -- draws ---------------------------------------------------------------------------------------------------
 
 
 def test_equal_points_share_a_draw_and_another_number_is_another_draw() -> None:
@@ -267,11 +271,18 @@ def test_a_draw_does_not_depend_on_what_was_drawn_before() -> None:
 @given(
     cut=st.integers(1, 5),
     point=st.sampled_from(
-        [rr.Uniform(L2), rr.FGSM(T, start=rr.Uniform(T)), rr.PGD(L2, 2, restarts=2), rr.PGD(T, 2, early_exit=False)]
+        [
+            rr.Uniform(L2),
+            rr.FGSM(T, start=rr.Uniform(T)),
+            rr.PGD(L2, 2, restarts=2),
+            rr.PGD(T, 2, early_exit=False),
+        ]
     ),
 )
 @settings(max_examples=12, deadline=None)
-def test_with_draws_per_sample_it_does_not_matter_in_which_batch_a_sample_travels(cut: int, point: rr.Point) -> None:
+def test_with_draws_per_sample_it_does_not_matter_in_which_batch_a_sample_travels(
+    cut: int, point: rr.Point
+) -> None:
     x = 0.2 + 0.6 * torch.rand(6, 8, generator=seeded(), dtype=torch.float64)
     y = torch.arange(6) % 3
     weight = torch.randn(8, 3, generator=seeded(1), dtype=torch.float64)
@@ -288,7 +299,7 @@ def test_with_draws_per_sample_it_does_not_matter_in_which_batch_a_sample_travel
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-12)
 
 
-# -- bad input ----------------------------------------------------------------------------------------------------------
+# -- bad input -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -331,12 +342,16 @@ def test_bad_rules_are_refused_when_they_are_made(build: Callable[[], rr.Point],
 def test_a_network_that_does_not_pass_gradients_is_refused() -> None:
     bias = nn.Parameter(torch.zeros(3))
     x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
-    for model in (lambda u: bias.expand(len(u), 3), lambda u: u.detach()[:, :3] + bias, lambda u: u.detach()[:, :3]):
-        with pytest.raises(ValueError, match="no gradient from the loss to the model.s input"):
+    for model in (
+        lambda u: bias.expand(len(u), 3),
+        lambda u: u.detach()[:, :3] + bias,
+        lambda u: u.detach()[:, :3],
+    ):
+        with pytest.raises(ValueError, match=r"no gradient from the loss to the model's input"):
             rr.FGSM(T)(model, x, y)
 
 
-# -- a user's own -------------------------------------------------------------------------------------------------------
+# -- a user's own --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def counted(probe: Probe) -> tuple[int, int]:
     return kinds.count("forward"), kinds.count("input backward")
 
 
-# -- values -------------------------------------------------------------------------------------------------------------
+# -- values --------------------------------------------------------------------------------------------------
 
 
 def test_logits_loss_and_gradient_are_plain_pytorch(smooth_net: nn.Module, double_batch: Any) -> None:
@@ -76,12 +76,16 @@ def test_kl_is_from_the_clean_prediction_held_constant(smooth_net: nn.Module, do
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-14)
     parameters = list(smooth_net.parameters())
     for a, b in zip(
-        torch.autograd.grad(values.sum(), parameters), torch.autograd.grad(expected.sum(), parameters), strict=True
+        torch.autograd.grad(values.sum(), parameters),
+        torch.autograd.grad(expected.sum(), parameters),
+        strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
-def test_points_are_constants_even_if_their_rule_keeps_a_graph(smooth_net: nn.Module, double_batch: Any) -> None:
+def test_points_are_constants_even_if_their_rule_keeps_a_graph(
+    smooth_net: nn.Module, double_batch: Any
+) -> None:
     class Leaky(rr.Point):
         def locate(self, probe: Probe) -> Tensor:
             return probe.x + probe.logits().mean()
@@ -89,7 +93,7 @@ def test_points_are_constants_even_if_their_rule_keeps_a_graph(smooth_net: nn.Mo
     assert not probe_of(smooth_net, double_batch).at(Leaky()).requires_grad
 
 
-# -- sharing ------------------------------------------------------------------------------------------------------------
+# -- sharing -------------------------------------------------------------------------------------------------
 
 
 def test_what_is_asked_twice_is_computed_once(relu_net: nn.Module, batch: Any) -> None:
@@ -144,11 +148,13 @@ def test_who_asked_is_kept(relu_net: nn.Module, batch: Any) -> None:
     assert [p.asked_by for p in probe.passes] == [["a", "b"]]
 
 
-# -- states -------------------------------------------------------------------------------------------------------------
+# -- states --------------------------------------------------------------------------------------------------
 
 
 def number_of_updates(net: nn.Module) -> list[int]:
-    return [int(m.num_batches_tracked) for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [
+        int(m.num_batches_tracked) for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
 
 
 def test_statistics_are_updated_once_for_each_training_forward(restless_net: nn.Module, batch: Any) -> None:
@@ -177,7 +183,9 @@ def test_a_training_forward_updates_as_plain_training_does(restless_net: nn.Modu
     assert torch.equal(restless_net[1].running_var, plain[1].running_var)
 
 
-def test_while_observing_nothing_is_updated_and_nothing_gets_a_graph(restless_net: nn.Module, batch: Any) -> None:
+def test_while_observing_nothing_is_updated_and_nothing_gets_a_graph(
+    restless_net: nn.Module, batch: Any
+) -> None:
     probe = probe_of(restless_net, batch)
     with torch.no_grad(), probe.observing():
         probe.loss()
@@ -187,7 +195,7 @@ def test_while_observing_nothing_is_updated_and_nothing_gets_a_graph(restless_ne
     assert probe.asked.input_graph == probe.asked.differentiable == probe.asked.train == set()
 
 
-# -- dropout ------------------------------------------------------------------------------------------------------------
+# -- dropout -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -225,7 +233,7 @@ def test_masks_of_an_attacks_steps_differ(masks: nn.Module) -> None:
     assert len({tuple(m.flatten().tolist()) for m in seen}) == 3
 
 
-# -- bad networks and batches -------------------------------------------------------------------------------------------
+# -- bad networks and batches --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -255,7 +263,9 @@ def test_what_is_not_there_is_named(relu_net: nn.Module, batch: Any) -> None:
 
 
 def test_labels_beyond_the_classes_are_refused(relu_net: nn.Module, batch: Any) -> None:
-    with pytest.raises(ValueError, match=r"labels run up to 3, but the model has 3 classes: labels must lie in 0\.\.2"):
+    with pytest.raises(
+        ValueError, match=r"labels run up to 3, but the model has 3 classes: labels must lie in 0\.\.2"
+    ):
         probe_of(relu_net, (batch[0], batch[1] + 1)).loss()
 
 

@@ -26,7 +26,9 @@ EVERYTHING = (
 
 
 def number_of_updates(net: nn.Module) -> list[int]:
-    return [int(m.num_batches_tracked) for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [
+        int(m.num_batches_tracked) for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
 
 
 def freeze(net: nn.Module, how: str) -> None:

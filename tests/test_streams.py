@@ -88,7 +88,9 @@ def test_an_object_may_name_itself() -> None:
 
 
 def test_seeds_have_63_bits_and_depend_on_every_part_and_the_order() -> None:
-    seeds = {derive_seed(*parts) for parts in [(0,), (1,), (0, 0), (0, 1), (1, 0), ("0",), (0, "a"), (0, "b")]}
+    seeds = {
+        derive_seed(*parts) for parts in [(0,), (1,), (0, 0), (0, 1), (1, 0), ("0",), (0, "a"), (0, "b")]
+    }
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
 
@@ -130,7 +132,13 @@ def test_streams_differ_by_seed_step_and_key() -> None:
     def draw(stream: Stream, *key: object) -> float:
         return float(torch.rand((), generator=stream.generator("cpu", *key)))
 
-    numbers = {draw(Stream(0)), draw(Stream(1)), draw(Stream(0, 1)), draw(Stream(0), "a"), draw(Stream(0), "b")}
+    numbers = {
+        draw(Stream(0)),
+        draw(Stream(1)),
+        draw(Stream(0, 1)),
+        draw(Stream(0), "a"),
+        draw(Stream(0), "b"),
+    }
     assert len(numbers) == 5
     assert draw(Stream(4, 2), "a") == draw(Stream(4, 2), "a")
 
@@ -139,9 +147,16 @@ def test_a_global_seed_leaves_no_trace() -> None:
     before = torch.get_rng_state()
     with global_seed(torch.device("cpu"), 7):
         inside = torch.rand(3)
-    with pytest.raises(KeyError), global_seed(torch.device("cpu"), 7):
+        assert not torch.equal(torch.get_rng_state(), before)
+    with global_seed(torch.device("cpu"), 7):
         assert torch.equal(torch.rand(3), inside)
-        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_nor_does_one_that_breaks_off() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError), global_seed(torch.device("cpu"), 7):
+        raise KeyError(torch.rand(3))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -23,7 +23,7 @@ def gradients(loss: Tensor, net: nn.Module) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))])
 
 
-# -- the ready ones -----------------------------------------------------------------------------------------------------
+# -- the ready ones ------------------------------------------------------------------------------------------
 
 
 def test_cross_entropy_is_pytorchs(smooth_net: nn.Module, double_batch: Any) -> None:
@@ -41,7 +41,9 @@ def test_adversarial_training_is_the_loss_at_the_attack(smooth_net: nn.Module, d
     x, y = double_batch
     attack = rr.PGD(T, 3, start=rr.Clean(), early_exit=False)
     loss = rr.Objective.of(rr.CrossEntropy(at=attack))(smooth_net, x, y)
-    torch.testing.assert_close(loss, F.cross_entropy(smooth_net(attack(smooth_net, x, y)), y), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        loss, F.cross_entropy(smooth_net(attack(smooth_net, x, y)), y), rtol=0, atol=1e-14
+    )
 
 
 def test_vulnerability_is_the_missing_belief_in_the_label(smooth_net: nn.Module, double_batch: Any) -> None:
@@ -55,7 +57,9 @@ def test_vulnerability_is_the_missing_belief_in_the_label(smooth_net: nn.Module,
 
 def test_vulnerability_keeps_its_gradient_where_the_belief_is_complete() -> None:
     z = torch.tensor([[40.0, 0.0], [1e4, -1e4], [-1e4, 1e4]], requires_grad=True)
-    value = rr.Objective.of(rr.Vulnerability())(lambda x: z, torch.zeros(3, 1), torch.zeros(3, dtype=torch.long))
+    value = rr.Objective.of(rr.Vulnerability())(
+        lambda x: z, torch.zeros(3, 1), torch.zeros(3, dtype=torch.long)
+    )
     assert 0 < value < 1
     assert torch.autograd.grad(value, z)[0].isfinite().all()
 
@@ -76,7 +80,9 @@ def test_weighted_is_what_one_would_write_by_hand(
     weight = weight / weight.mean().detach() if normalise else weight
     expected = (weight * numerics.kl(z.detach(), z_adv)).mean()
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-14)
-    torch.testing.assert_close(gradients(loss, smooth_net), gradients(expected, smooth_net), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        gradients(loss, smooth_net), gradients(expected, smooth_net), rtol=0, atol=1e-14
+    )
 
 
 def test_a_weight_may_be_any_function_of_the_probe(smooth_net: nn.Module, double_batch: Any) -> None:
@@ -98,11 +104,15 @@ def test_weighting_shares_what_the_term_and_the_weight_both_need() -> None:
 
 
 def test_weighted_wants_values_per_sample(smooth_net: nn.Module, double_batch: Any) -> None:
-    with pytest.raises(ValueError, match=r"needs values and weights per sample \[B\], but .* gave \[6\] and .* \[\]"):
-        rr.Objective.of(rr.weighted(rr.CrossEntropy(), by=lambda p: p.loss().mean()))(smooth_net, *double_batch)
+    with pytest.raises(
+        ValueError, match=r"needs values and weights per sample \[B\], but .* gave \[6\] and .* \[\]"
+    ):
+        rr.Objective.of(rr.weighted(rr.CrossEntropy(), by=lambda p: p.loss().mean()))(
+            smooth_net, *double_batch
+        )
 
 
-# -- a user's own -------------------------------------------------------------------------------------------------------
+# -- a user's own --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,9 @@ def test_values_of_another_shape_are_refused(smooth_net: nn.Module, double_batch
         def __call__(self, probe: Probe) -> Tensor:
             return probe.logits()
 
-    with pytest.raises(ValueError, match=r"the term wrong must give values per sample \[B\] = \[6\] or a scalar, but"):
+    with pytest.raises(
+        ValueError, match=r"the term wrong must give values per sample \[B\] = \[6\] or a scalar, but"
+    ):
         rr.Objective.of(Wrong())(smooth_net, *double_batch)
 
 
@@ -163,7 +175,7 @@ def test_a_term_that_looks_into_the_network_works_without_rehearsal(batch: Any) 
     assert out.loss.isfinite()
 
 
-# -- states -------------------------------------------------------------------------------------------------------------
+# -- states --------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -193,7 +205,9 @@ class Surprise(rr.Term):
         self.mean, self.updates = state["mean"], state["updates"]
 
 
-@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: rr.weighted(t, by=rr.Vulnerability())], ids=["alone", "in"])
+@pytest.mark.parametrize(
+    "wrap", [lambda t: t, lambda t: rr.weighted(t, by=rr.Vulnerability())], ids=["alone", "in"]
+)
 def test_a_state_is_updated_once_a_step_and_never_in_rehearsals(
     wrap: Callable[[rr.Term], rr.Term], smooth_net: nn.Module, double_batch: Any
 ) -> None:
@@ -245,7 +259,7 @@ def test_a_state_of_another_objective_is_refused() -> None:
         rr.CrossEntropy().load_state_dict({"mean": 1})
 
 
-# -- bad rules ----------------------------------------------------------------------------------------------------------
+# -- bad rules -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

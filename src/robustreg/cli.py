@@ -85,7 +85,7 @@ def _explain(error: Exception) -> int:
     if type(error).__name__ in ("RecipeError", "UsageError"):
         return _say(str(error), USAGE)
     text = str(error).strip() or type(error).__name__
-    if not isinstance(error, (ValueError, OSError, RuntimeError, TypeError, LookupError)):
+    if not isinstance(error, (ValueError, OSError, RuntimeError, TypeError, LookupError, ImportError)):
         text = f"{type(error).__name__}: {text}"
     return _say(text, FAILURE)
 
@@ -96,6 +96,8 @@ def _help_of(error: Any) -> str:
 
 
 def _missing_extra(error: ModuleNotFoundError) -> str:
+    if "robustreg[" in str(error):  # whoever raised it has said it already
+        return str(error)
     module = (error.name or "").partition(".")[0]
     extra = EXTRA_OF.get(module, "train")
     return f'{module} is not installed, which this needs: pip install "robustreg[{extra}]"'

@@ -4,20 +4,44 @@ A loss is a name (``"ce"``, ``"margin"``, ``"dlr"``, ``"kl"``), a ``SmoothedCros
 ``(logits [B, C], y [B]) -> [B]``, which is given 0 in place of the label -1 and whose value there is not used. Names
 are values, so points that carry a loss stay hashable. ``"kl"`` needs no label: it is the divergence from the network's
 own prediction at the clean sample, ``KL(p(x) || p(x'))`` with ``p(x)`` constant, as TRADES and VAT climb it.
+
+A loss that needs more than logits and labels (logits elsewhere, random numbers, the step) is a ``BoundLoss``: a frozen
+value that is bound to a probe before it is evaluated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from robustreg import numerics
 
+if TYPE_CHECKING:
+    from robustreg.modes import Mode
+    from robustreg.probe import Probe
+
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-Loss = str | LossFunction
+RowLoss = Callable[[Tensor, Tensor | None], Tensor]
+"""``(logits [b, C], rows) -> [b]``: of the whole batch (rows None), or of the rows of it that are still in play."""
+
+
+@runtime_checkable
+class BoundLoss(Protocol):
+    """A loss that looks at more of the probe than logits and labels. Implementations are frozen, hashable values."""
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether it reads labels."""
+
+    def bind(self, probe: Probe, mode: Mode) -> RowLoss:
+        """The loss for this probe's batch, the network being run in ``mode``."""
+
+
+Loss = str | LossFunction | BoundLoss
 
 
 def negative_margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -40,6 +64,19 @@ class SmoothedCrossEntropy:
         return numerics.cross_entropy(logits, y, self.smoothing)
 
 
+@dataclass(frozen=True)
+class DivergenceFromClean:
+    """``KL(p(x) || p(x'))`` from the network's own prediction at the clean sample, held constant: the loss ``"kl"``."""
+
+    reads_labels = False
+
+    def bind(self, probe: Probe, mode: Mode) -> RowLoss:
+        """The divergence, with the clean logits taken in the same mode."""
+        clean = probe.logits(mode=mode).detach()
+        return lambda logits, rows: numerics.kl(clean if rows is None else clean[rows], logits)
+
+
+BOUND: dict[str, BoundLoss] = {"kl": DivergenceFromClean()}
 LABELLED: dict[str, LossFunction] = {
     "ce": numerics.cross_entropy,
     "margin": negative_margin,
@@ -48,25 +85,33 @@ LABELLED: dict[str, LossFunction] = {
 
 
 def needs_labels(loss: Loss) -> bool:
-    """Whether the loss reads labels (all do, but ``"kl"``)."""
-    return loss != "kl"
+    """Whether the loss reads labels (all do, but ``"kl"`` and bound losses that say so)."""
+    bound = bound_loss(loss)
+    return bound is None or bound.reads_labels
+
+
+def bound_loss(loss: Loss) -> BoundLoss | None:
+    """The loss as one to bind to a probe, or None if it is a function of logits and labels."""
+    if isinstance(loss, str):
+        return BOUND.get(loss)
+    return loss if isinstance(loss, BoundLoss) else None
 
 
 def check_loss(loss: Loss) -> None:
     """Refuse a loss name that does not exist."""
-    if isinstance(loss, str) and loss not in LABELLED and loss != "kl":
-        raise ValueError(
-            f"loss must be one of ce, margin, dlr, kl or a function (logits, y) -> [B], got {loss!r}"
-        )
+    if isinstance(loss, str) and loss not in LABELLED and loss not in BOUND:
+        names = ", ".join([*LABELLED, *BOUND])
+        raise ValueError(f"loss must be one of {names} or a function (logits, y) -> [B], got {loss!r}")
 
 
 def labelled(loss: Loss) -> LossFunction:
     """The function ``(logits, y) -> [B]`` behind a loss that reads labels."""
     check_loss(loss)
-    if loss == "kl":
-        raise ValueError("the loss 'kl' compares with the clean prediction and reads no labels")
+    if bound_loss(loss) is not None:
+        raise ValueError(f"the loss {loss!r} is no function of logits and labels: it is bound to a probe")
     if isinstance(loss, str):
         return LABELLED[loss]
+    assert not isinstance(loss, BoundLoss)
     return loss if isinstance(loss, SmoothedCrossEntropy) else _for_unlabelled(loss)
 
 

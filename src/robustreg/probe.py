@@ -7,14 +7,13 @@ memoises each by what was asked (point, mode, loss) and keeps the list of passes
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from robustreg import numerics
-from robustreg.losses import Loss, labelled
+from robustreg.losses import Loss, RowLoss, bound_loss, labelled
 from robustreg.modes import Mode, Model, Statistics, live_statistics, running
 from robustreg.points import CLEAN, Point
 from robustreg.streams import Stream, global_seed
@@ -181,11 +180,32 @@ class Probe:
             self._noise[point] = point.draw(self.x, generator)
         return self._noise[point]
 
-    def loss_function(self, loss: Loss, mode: Mode) -> Callable[[Tensor, Tensor | None], Tensor]:
+    def jvp(self, direction: Tensor, point: Point = CLEAN, mode: Mode = "train") -> Tensor:
+        """``J d``, ``[B, C]``: the logits' derivative along directions ``d [B, ...]`` at a point, as a constant.
+
+        ``w -> J^T w`` is linear, so its derivative in ``w`` along ``d`` is ``J d``: two backward passes.
+        """
+        forward = self._forward(point, mode, None, input_graph=True)
+        with torch.enable_grad():
+            w = torch.zeros_like(forward.logits, requires_grad=True)
+            (back,) = torch.autograd.grad(forward.logits, forward.u, w, create_graph=True)
+            (product,) = torch.autograd.grad(back, w, direction.to(back.dtype))
+        for _ in range(2):
+            self._record("input backward", _name(point), forward.record.mode)
+        return product.detach()
+
+    def normal(self, shape: Sequence[int], *key: object) -> Tensor:
+        """Standard normal numbers of any shape from a stream of their own, named by ``key``; equal keys share."""
+        if torch.compiler.is_compiling():
+            raise RuntimeError("random numbers cannot be drawn inside a compiled step")
+        generator = self.stream.generator(self.x.device, "normal", tuple(shape), *key)
+        return torch.randn(tuple(shape), generator=generator, device=self.x.device, dtype=self.x.dtype)
+
+    def loss_function(self, loss: Loss, mode: Mode) -> RowLoss:
         """``(logits [b, C], rows) -> [b]`` for the whole batch (rows None) or the rows of it that are still in play."""
-        if loss == "kl":
-            reference = self.logits(CLEAN, mode).detach()
-            return lambda logits, rows: numerics.kl(reference if rows is None else reference[rows], logits)
+        bound = bound_loss(loss)
+        if bound is not None:
+            return bound.bind(self, mode)
         function = labelled(loss)
         y = self.labels()
 

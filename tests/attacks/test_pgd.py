@@ -57,7 +57,7 @@ def losses(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return numerics.cross_entropy(net(x), y)
 
 
-# -- within the threat --------------------------------------------------------------------------------------------------
+# -- within the threat ---------------------------------------------------------------------------------------
 
 
 @given(
@@ -68,7 +68,9 @@ def losses(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     shape=st.sampled_from([(1, 4), (3, 2, 3), (2, 1, 3, 3)]),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
     box=st.sampled_from([(0.0, 1.0), (-1.0, 2.0), None]),
-    options=st.sampled_from([{}, {"loss": "kl"}, {"loss": "margin", "decay": "linear"}, {"early_exit": False}]),
+    options=st.sampled_from(
+        [{}, {"loss": "kl"}, {"loss": "margin", "decay": "linear"}, {"early_exit": False}]
+    ),
 )
 @settings(max_examples=60, deadline=None)
 def test_always_within_the_threat(
@@ -107,7 +109,7 @@ def test_infinite_logits_do_no_harm(batch: Any) -> None:
     assert rr.PGD(T, 3)(net, *batch).isfinite().all()
 
 
-# -- strength -----------------------------------------------------------------------------------------------------------
+# -- strength ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.name)
@@ -221,10 +223,12 @@ def test_who_needs_no_search_costs_one_look(batch: Any) -> None:
     assert runs == [6]
 
 
-# -- as the point of a training step ------------------------------------------------------------------------------------
+# -- as the point of a training step -------------------------------------------------------------------------
 
 
-def by_hand(net: nn.Module, x: Tensor, y: Tensor, threat: rr.Threat, sizes: list[float], start: Tensor) -> Tensor:
+def by_hand(
+    net: nn.Module, x: Tensor, y: Tensor, threat: rr.Threat, sizes: list[float], start: Tensor
+) -> Tensor:
     z = threat.project(start, x)
     for size in sizes:
         u = z.clone().requires_grad_()
@@ -242,7 +246,9 @@ def test_a_training_point_is_the_last_iterate(threat: rr.Threat, trained: Any) -
     attack = rr.PGD(threat, 4, step_size=0.4 * threat.eps, early_exit=False)
     draw = draw_noise(attack, x)[rr.Uniform(threat)]
     expected = by_hand(net, x, y, threat, [0.4 * threat.eps] * 4, threat.clip(x + draw))
-    torch.testing.assert_close(attack(net, x, y, noise={rr.Uniform(threat): draw}), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        attack(net, x, y, noise={rr.Uniform(threat): draw}), expected, rtol=0, atol=1e-12
+    )
 
     loss = rr.Objective.of(rr.CrossEntropy(at=replace(attack, start=rr.Clean())))(net, x, y)
     at = by_hand(net, x, y, threat, [0.4 * threat.eps] * 4, x)
@@ -272,7 +278,7 @@ def test_a_training_point_with_restarts_is_the_one_of_highest_loss(trained: Any)
     torch.testing.assert_close(losses(net, found, y), best, rtol=0, atol=1e-12)
 
 
-# -- step sizes ---------------------------------------------------------------------------------------------------------
+# -- step sizes ----------------------------------------------------------------------------------------------
 
 
 def test_rules_of_the_step_size() -> None:
@@ -290,7 +296,7 @@ def test_a_step_has_its_size_in_the_threats_norm(threat: rr.Threat, trained: Any
     torch.testing.assert_close(wide.length(found - x), torch.full((40,), 0.2, dtype=torch.float64))
 
 
-# -- randomness ---------------------------------------------------------------------------------------------------------
+# -- randomness ----------------------------------------------------------------------------------------------
 
 
 @given(cut=st.integers(1, 39), norm=st.sampled_from(list(NORMS)))
@@ -328,14 +334,16 @@ def test_restarts_that_would_all_be_the_same_are_refused(start: rr.Point) -> Non
         rr.PGD(T, 2, start=start, restarts=2)
 
 
-def test_a_network_with_dropout_is_attacked_the_same_way_for_the_same_seed(restless_net: nn.Module, batch: Any) -> None:
+def test_a_network_with_dropout_is_attacked_the_same_way_for_the_same_seed(
+    restless_net: nn.Module, batch: Any
+) -> None:
     attack = rr.PGD(T, 3, mode="batch")
     first, second, third = (attack(restless_net, *batch, generator=seeded(s)) for s in (0, 0, 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, third)
 
 
-# -- labels -------------------------------------------------------------------------------------------------------------
+# -- labels --------------------------------------------------------------------------------------------------
 
 
 def test_samples_without_a_label_stay_at_their_start(trained: Any) -> None:
@@ -344,7 +352,9 @@ def test_samples_without_a_label_stay_at_their_start(trained: Any) -> None:
     found = rr.PGD(T, 4)(net, x, labels, generator=seeded())
     whole = rr.PGD(T, 4)(net, x, y, generator=seeded())
     torch.testing.assert_close(found[:20], whole[:20], rtol=0, atol=1e-12)
-    assert torch.equal(found[20:], rr.PGD(T, 4, start=rr.Uniform(T))(net, x, labels * 0 - 1, generator=seeded())[20:])
+    assert torch.equal(
+        found[20:], rr.PGD(T, 4, start=rr.Uniform(T))(net, x, labels * 0 - 1, generator=seeded())[20:]
+    )
 
 
 def test_climbing_the_divergence_needs_no_labels(trained: Any) -> None:
@@ -357,7 +367,7 @@ def test_climbing_the_divergence_needs_no_labels(trained: Any) -> None:
     assert (divergence >= noise - 1e-9).all()
 
 
-# -- bad rules ----------------------------------------------------------------------------------------------------------
+# -- bad rules -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

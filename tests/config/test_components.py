@@ -176,6 +176,13 @@ def test_a_missing_threat_is_said() -> None:
         objective_of({"method": "gradient_family"}, threat=None)
 
 
+def test_whole_numbers_become_floats_where_floats_are_meant() -> None:
+    builder = Builder(LINF, Problems("test"))
+    point = builder.attack({"attack": "steepest", "scale": 2}, ("x",))
+    assert type(point.scale) is float
+    assert type(builder.attack({"attack": "pgd", "steps": 2}, ("x",)).steps) is int
+
+
 def test_lists_become_tuples_so_that_points_stay_hashable() -> None:
     built = Builder(LINF, Problems("test")).attack(
         {"attack": "gaussian", "std": 0.1, "bounds": [0.0, 1.0]}, ("x",)

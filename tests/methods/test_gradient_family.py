@@ -38,7 +38,7 @@ def gradients(loss: Tensor, net: nn.Module) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))])
 
 
-# -- T1: ||e||_p = sigma and g.e = sigma ||g||_{p*} ---------------------------------------------------------------------
+# -- T1: ||e||_p = sigma and g.e = sigma ||g||_{p*} ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(("p", "rise"), [(1, 0.4), (1.5, 0.451436), (2, 0.509902), (3, 0.586292), (INF, 0.8)])
@@ -64,7 +64,7 @@ def test_t1_the_perturbations_of_the_notes(p: float, e: tuple[float, ...]) -> No
     assert perturbation([3, -4, 0, 1], p, 0.1).tolist() == pytest.approx(e, abs=1e-6)
 
 
-# -- T2: limits ---------------------------------------------------------------------------------------------------------
+# -- T2: limits ----------------------------------------------------------------------------------------------
 
 
 def test_t2_p_to_1_shares_between_ties_and_p_to_infinity_is_the_sign() -> None:
@@ -73,12 +73,14 @@ def test_t2_p_to_1_shares_between_ties_and_p_to_infinity_is_the_sign() -> None:
     assert perturbation([3, -4, 0, 1], 1e6, 1).tolist() == pytest.approx([1, -1, 0, 1], abs=1e-4)
 
 
-# -- T3: scale invariance, permutation equivariance, independent rows ---------------------------------------------------
+# -- T3: scale invariance, permutation equivariance, independent rows ----------------------------------------
 
 
 @given(
     p=st.sampled_from([1.0, 1.5, 2.0, 3.0, INF]),
-    g=st.lists(st.floats(-9, 9).filter(lambda v: v == 0 or abs(v) > 1e-3), min_size=4, max_size=4, unique=True),
+    g=st.lists(
+        st.floats(-9, 9).filter(lambda v: v == 0 or abs(v) > 1e-3), min_size=4, max_size=4, unique=True
+    ),
     scale=st.floats(1e-6, 1e6),
     order=st.permutations(range(4)),
 )
@@ -96,7 +98,7 @@ def test_t3_rows_of_a_batch_do_not_touch_each_other(smooth_net: nn.Module, doubl
     torch.testing.assert_close(point(smooth_net, x, y), torch.cat(rows), rtol=0, atol=1e-13)
 
 
-# -- T4: binary logistic regression, where form B is the exact robust loss ----------------------------------------------
+# -- T4: binary logistic regression, where form B is the exact robust loss -----------------------------------
 
 
 class Logistic(nn.Module):
@@ -120,9 +122,13 @@ def test_t4_the_plain_loss() -> None:
     assert rr.Objective.of(rr.CrossEntropy())(LOGISTIC, X, Y).item() == pytest.approx(0.554355, abs=1e-6)
 
 
-@pytest.mark.parametrize(("p", "b", "a"), [(1, 0.663597, 0.656489), (2, 0.699774, 0.687644), (INF, 0.803650, 0.771390)])
+@pytest.mark.parametrize(
+    ("p", "b", "a"), [(1, 0.663597, 0.656489), (2, 0.699774, 0.687644), (INF, 0.803650, 0.771390)]
+)
 def test_t4_both_forms_on_logistic_regression(p: float, b: float, a: float) -> None:
-    robust, penalty = (gradient_family(threat(p, 0.3), form)(LOGISTIC, X, Y).item() for form in ("perturbed", "penalty"))
+    robust, penalty = (
+        gradient_family(threat(p, 0.3), form)(LOGISTIC, X, Y).item() for form in ("perturbed", "penalty")
+    )
     assert robust == pytest.approx(b, abs=1e-6)
     assert penalty == pytest.approx(a, abs=1e-6)
 
@@ -139,7 +145,9 @@ def test_t4_form_b_is_the_worst_case_of_any_logistic_network(
 ) -> None:
     w, x = (torch.tensor(part, dtype=torch.float64) for part in (numbers[:3], numbers[3:]))
     m = (2 * label - 1) * (float(w @ x) + 0.2)
-    worst = F.softplus(torch.tensor(-m + sigma * float(threat(p, sigma).dual_norm(w[None])), dtype=torch.float64))
+    worst = F.softplus(
+        torch.tensor(-m + sigma * float(threat(p, sigma).dual_norm(w[None])), dtype=torch.float64)
+    )
     loss = gradient_family(threat(p, sigma))(Logistic(w, 0.2), x[None], torch.tensor([label]))
     assert loss.item() == pytest.approx(worst.item(), abs=1e-9)
 
@@ -152,14 +160,17 @@ def test_t4_no_point_of_the_ball_is_worse() -> None:
         assert (F.cross_entropy(LOGISTIC(points), Y.expand(500), reduction="none") <= robust + 1e-12).all()
 
 
-# -- T5: a loss that is linear in the input -----------------------------------------------------------------------------
+# -- T5: a loss that is linear in the input ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3, INF])
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 50.0])
 def test_t5_forms_a_and_b_agree_exactly_on_a_linear_loss(p: float, sigma: float) -> None:
     c = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x, y = torch.rand(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64), torch.tensor([0, 1, 2, 1])
+    x, y = (
+        torch.rand(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
+        torch.tensor([0, 1, 2, 1]),
+    )
 
     def linear(z: Tensor, y: Tensor) -> Tensor:
         return z.gather(1, y[:, None])[:, 0]
@@ -167,10 +178,12 @@ def test_t5_forms_a_and_b_agree_exactly_on_a_linear_loss(p: float, sigma: float)
     a = rr.LossAt(loss=linear) + rr.GradientNorm(threat(p, sigma), loss=linear)
     b = rr.Objective.of(rr.Perturbed(threat(p, sigma), loss=linear))
     weight = c.requires_grad_()
-    torch.testing.assert_close(a(lambda u: u @ weight, x, y), b(lambda u: u @ weight, x, y), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        a(lambda u: u @ weight, x, y), b(lambda u: u @ weight, x, y), rtol=1e-12, atol=1e-12
+    )
 
 
-# -- T6: softmax regression ---------------------------------------------------------------------------------------------
+# -- T6: softmax regression ----------------------------------------------------------------------------------
 
 
 def test_t6_the_parameter_gradient_of_form_a_in_closed_form() -> None:
@@ -194,7 +207,7 @@ def test_t6_the_parameter_gradient_of_form_a_in_closed_form() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-# -- T7: form B with its detached perturbation against form A -----------------------------------------------------------
+# -- T7: form B with its detached perturbation against form A ------------------------------------------------
 
 
 @pytest.mark.parametrize("p", [1.5, 2, 3, INF])
@@ -206,7 +219,9 @@ def test_t7_the_gradients_of_both_forms_differ_by_the_square_of_sigma(
     ratios = []
     for sigma in (1e-1, 1e-2, 1e-3):
         a, b = (
-            gradients(gradient_family(threat(p, sigma), form, same_dropout=True)(net, *double_batch, step=0), net)
+            gradients(
+                gradient_family(threat(p, sigma), form, same_dropout=True)(net, *double_batch, step=0), net
+            )
             for form in ("penalty", "perturbed")
         )
         ratios.append(float((a - b).norm()) / sigma**2)
@@ -214,7 +229,7 @@ def test_t7_the_gradients_of_both_forms_differ_by_the_square_of_sigma(
     assert 0 < max(ratios) < 3 * min(ratios)
 
 
-# -- T8: sigma = 0 is plain training, p = inf is FGSM -------------------------------------------------------------------
+# -- T8: sigma = 0 is plain training, p = inf is FGSM --------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["perturbed", "penalty", "mixed"])
@@ -266,7 +281,7 @@ def test_t8_the_mixed_form_is_goodfellows_objective(relu_net: nn.Module, batch: 
     torch.testing.assert_close(gradients(found, relu_net), gradients(by_hand, relu_net), rtol=0, atol=1e-6)
 
 
-# -- T9: the penalties of different norms -------------------------------------------------------------------------------
+# -- T9: the penalties of different norms --------------------------------------------------------------------
 
 
 @given(seed=st.integers(0, 1000), p=st.floats(1, 10), q=st.floats(1, 10))
@@ -289,11 +304,13 @@ def test_t9_the_penalty_grows_with_p(seed: int, p: float, q: float) -> None:
     assert (math.sqrt(6) * two <= 6 * one * (1 + 1e-12)).all()
 
 
-# -- relations of section 2 ---------------------------------------------------------------------------------------------
+# -- relations of section 2 ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("p", [1.5, 2, INF])
-def test_the_three_forms_have_the_same_value_to_first_order(p: float, smooth_net: nn.Module, double_batch: Any) -> None:
+def test_the_three_forms_have_the_same_value_to_first_order(
+    p: float, smooth_net: nn.Module, double_batch: Any
+) -> None:
     for sigma in (1e-2, 1e-3):
         a = gradient_family(threat(p, sigma), "penalty")(smooth_net, *double_batch).item()
         b = gradient_family(threat(p, sigma), "perturbed")(smooth_net, *double_batch).item()
@@ -313,11 +330,13 @@ def test_the_quadratic_term_of_form_b_is_the_curvature_along_the_gradient(
     g = torch.autograd.functional.jacobian(loss, x).flatten()
     hessian = torch.autograd.functional.hessian(loss, x).reshape(16, 16)
     sigma = 1e-3
-    a, b = (gradient_family(threat(2, sigma), form)(smooth_net, x, y).item() for form in ("penalty", "perturbed"))
+    a, b = (
+        gradient_family(threat(2, sigma), form)(smooth_net, x, y).item() for form in ("penalty", "perturbed")
+    )
     assert (b - a) / sigma**2 == pytest.approx(0.5 * float(g @ hessian @ g / (g @ g)), rel=1e-2)
 
 
-# -- options ------------------------------------------------------------------------------------------------------------
+# -- options -------------------------------------------------------------------------------------------------
 
 
 def test_norm_and_sigma_may_differ_from_the_threats() -> None:
@@ -354,7 +373,16 @@ def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None
 
 def test_the_card_names_the_paper_and_its_numbers() -> None:
     text = str(card_of(gradient_family))
-    for part in ("Lyu", "ICDM 2015", "10.1109/ICDM.2015.84", "form A", "form B", "form C", "0.78 %", "Table I"):
+    for part in (
+        "Lyu",
+        "ICDM 2015",
+        "10.1109/ICDM.2015.84",
+        "form A",
+        "form B",
+        "form C",
+        "0.78 %",
+        "Table I",
+    ):
         assert part in text
     with pytest.raises(ValueError, match="sum has no card"):
         card_of(sum)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ def gradients(loss: Tensor, net: nn.Module) -> Tensor:
     return torch.cat([g.flatten() for g in grads])
 
 
-# -- values -------------------------------------------------------------------------------------------------------------
+# -- values --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -54,13 +55,17 @@ def test_the_penalty_is_eps_times_the_dual_norm_of_the_gradient(
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_its_parameter_gradient_is_the_double_backward(p: float, smooth_net: nn.Module, double_batch: Any) -> None:
+def test_its_parameter_gradient_is_the_double_backward(
+    p: float, smooth_net: nn.Module, double_batch: Any
+) -> None:
     x, y = double_batch
     u = x.clone().requires_grad_()
     (g,) = torch.autograd.grad(F.cross_entropy(smooth_net(u), y, reduction="sum"), u, create_graph=True)
     by_hand = 0.3 * torch.linalg.vector_norm(g.flatten(1), numerics.dual_exponent(p), dim=1).mean()
     found = value(rr.GradientNorm(threat(p)), smooth_net, x, y)
-    torch.testing.assert_close(gradients(found, smooth_net), gradients(by_hand, smooth_net), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        gradients(found, smooth_net), gradients(by_hand, smooth_net), rtol=0, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -71,7 +76,9 @@ def test_the_perturbed_loss_is_the_loss_at_the_steepest_point(
     found = value(rr.Perturbed(threat(p)), smooth_net, x, y)
     expected = F.cross_entropy(smooth_net(rr.Steepest(threat(p))(smooth_net, x, y)), y)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
-    torch.testing.assert_close(gradients(found, smooth_net), gradients(expected, smooth_net), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        gradients(found, smooth_net), gradients(expected, smooth_net), rtol=0, atol=1e-14
+    )
 
 
 def test_clipping_keeps_the_point_in_the_box(relu_net: nn.Module, batch: Any) -> None:
@@ -89,7 +96,10 @@ def test_clipping_keeps_the_point_in_the_box(relu_net: nn.Module, batch: Any) ->
 @settings(max_examples=25, deadline=None)
 def test_the_penalty_is_linear_in_eps_and_in_the_loss(p: float, eps: float, scale: float) -> None:
     g = torch.Generator().manual_seed(0)
-    x, w = torch.rand(3, 4, generator=g, dtype=torch.float64), torch.randn(4, 3, generator=g, dtype=torch.float64)
+    x, w = (
+        torch.rand(3, 4, generator=g, dtype=torch.float64),
+        torch.randn(4, 3, generator=g, dtype=torch.float64),
+    )
     w.requires_grad_()
     y = torch.tensor([0, 1, 2])
 
@@ -108,10 +118,12 @@ def test_it_may_be_taken_elsewhere(smooth_net: nn.Module, double_batch: Any) -> 
     torch.testing.assert_close(there, moved, rtol=0, atol=1e-14)
 
 
-# -- derivatives --------------------------------------------------------------------------------------------------------
+# -- derivatives ---------------------------------------------------------------------------------------------
 
 
-def of_parameters(term: rr.Term, net: nn.Module, x: Tensor, y: Tensor) -> tuple[Callable[..., Tensor], list[Tensor]]:
+def of_parameters(
+    term: rr.Term, net: nn.Module, x: Tensor, y: Tensor
+) -> tuple[Callable[..., Tensor], list[Tensor]]:
     names = [n for n, _ in net.named_parameters()]
     parameters = [p.detach().clone().requires_grad_() for p in net.parameters()]
 
@@ -140,11 +152,13 @@ def test_gradgradcheck_of_the_penalty(squared: bool, smooth_net: nn.Module, doub
 def test_gradcheck_of_the_loss_at_a_fixed_point(smooth_net: nn.Module, double_batch: Any) -> None:
     # the steepest point is a constant of the step, so its rule must not move with the parameters: random start only
     x, y = double_batch
-    loss, parameters = of_parameters(rr.CrossEntropy(at=rr.Uniform(threat(eps=0.2))), smooth_net, x[:2], y[:2])
+    loss, parameters = of_parameters(
+        rr.CrossEntropy(at=rr.Uniform(threat(eps=0.2))), smooth_net, x[:2], y[:2]
+    )
     assert gradcheck(loss, parameters, fast_mode=True)
 
 
-# -- finite differences -------------------------------------------------------------------------------------------------
+# -- finite differences --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -160,14 +174,16 @@ def test_estimators_tend_to_the_exact_value_and_gradient(
         estimate = value(rr.GradientNorm(threat(p), estimator=estimator, step=h), smooth_net, x, y)
         gradient = gradients(estimate, smooth_net)
         errors.append((abs((estimate - exact).item()), (gradient - exact_gradient).norm().item()))
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         for a, b in zip(coarse, fine, strict=True):
             assert a / b == pytest.approx(2**order, rel=0.1)
 
 
 @pytest.mark.parametrize("estimator", ["forward", "central"])
 def test_estimators_are_close_in_single_precision(estimator: str, relu_net: nn.Module, batch: Any) -> None:
-    exact, estimate = (value(rr.GradientNorm(threat(), estimator=e), relu_net, *batch) for e in ("double", estimator))
+    exact, estimate = (
+        value(rr.GradientNorm(threat(), estimator=e), relu_net, *batch) for e in ("double", estimator)
+    )
     assert estimate.item() == pytest.approx(exact.item(), rel=0.01)
     a, b = gradients(exact, relu_net), gradients(estimate, relu_net)
     assert float((a - b).norm() / a.norm()) < 0.02
@@ -180,7 +196,8 @@ def test_estimators_use_the_same_dropout_masks_at_both_ends(
     x, y = batch[0].double(), batch[1]
     net = restless_net.double()
     exact, estimate = (
-        value(rr.GradientNorm(threat(), estimator=e, step=1e-5), net, x, y, step=0) for e in ("double", estimator)
+        value(rr.GradientNorm(threat(), estimator=e, step=1e-5), net, x, y, step=0)
+        for e in ("double", estimator)
     )
     # masks that differ would put their difference over h
     assert estimate.item() == pytest.approx(exact.item(), rel=1e-3)
@@ -200,7 +217,7 @@ def test_the_perturbed_loss_has_masks_of_its_own_unless_told(restless_net: nn.Mo
     assert plain == own
 
 
-# -- where it could break -----------------------------------------------------------------------------------------------
+# -- where it could break ------------------------------------------------------------------------------------
 
 TERMS = [
     *(rr.GradientNorm(threat(p), squared=squared) for p in NORMS for squared in (False, True)),
@@ -259,14 +276,20 @@ def test_autocast_gives_finite_gradients_near_those_of_float32(
         assert float(F.cosine_similarity(found, exact, dim=0)) > 0.97
 
 
-# -- bad rules ----------------------------------------------------------------------------------------------------------
+# -- bad rules -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: rr.GradientNorm(estimator="fd"), "estimator must be 'double', 'forward' or 'central', got 'fd'"),
-        (lambda: rr.GradientNorm(step=0.0), "step is the length of the finite difference and must be positive, got 0"),
+        (
+            lambda: rr.GradientNorm(estimator="fd"),
+            "estimator must be 'double', 'forward' or 'central', got 'fd'",
+        ),
+        (
+            lambda: rr.GradientNorm(step=0.0),
+            "step is the length of the finite difference and must be positive, got 0",
+        ),
         (lambda: rr.GradientNorm(step=float("nan")), "must be positive"),
         (lambda: rr.GradientNorm(loss="hinge"), "loss must be one of"),
         (lambda: rr.GradientNorm(mode="test"), "mode must be one of"),

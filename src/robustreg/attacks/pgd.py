@@ -100,8 +100,8 @@ class PGD(Point):
     def _step(self, z: Tensor, g: Tensor, x: Tensor, size: float) -> Tensor:
         z = z + self.threat.with_eps(size).steepest(g)
         if self.threat.norm not in (1.0, 2.0, math.inf):
-            # Steepest steps followed by the Euclidean projection settle beside the worst case for other norms, even on a
-            # linear network; scaled back to the sphere they settle at it.
+            # Steepest steps followed by the Euclidean projection settle beside the worst case for other norms, even on
+            # a linear network; scaled back to the sphere they settle at it.
             delta = z - x
             length = self.threat.length(delta)
             factor = torch.where(length > self.threat.eps, self.threat.eps / length, 1.0)

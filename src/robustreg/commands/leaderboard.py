@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,31 +13,45 @@ if TYPE_CHECKING:
     from robustreg.report.aggregate import Group
     from robustreg.report.reading import Run, Score
 
+NONE = "-"
+
 
 def show(folder: Path) -> None:
-    """Print the comparison's table."""
+    """Print the table of a comparison folder."""
     from robustreg.report.aggregate import attack_keys, group_by_name
     from robustreg.report.reading import read_comparison
 
-    comparison = read_comparison(folder)
-    keys = attack_keys(comparison.runs)
-    header = [
-        "",
-        "clean",
-        *(_column(name, threat) for name, threat in keys),
-        "worst case",
-        "s/epoch",
-        "passes",
-    ]
-    rows = []
-    for group in group_by_name(comparison.runs):
-        row = [group.name, _accuracy(group, lambda run: run.evaluation.clean if run.evaluation else None)]
-        row += [_accuracy(group, partial(_under, key)) for key in keys]
-        row.append(_accuracy(group, lambda run: run.evaluation.worst if run.evaluation else None))
-        rows.append([*row, _epoch_seconds(group), _passes(group)])
-    several = any(len(group.runs) > 1 for group in group_by_name(comparison.runs))
-    spread = "mean ± standard deviation over seeds" if several else "with 95 % Wilson intervals"
-    print_table(f"accuracy in %, {spread}", header, rows)
+    runs = read_comparison(folder).runs
+    groups = group_by_name(runs)
+    keys, threat = attack_keys(runs), _threat_of(runs)
+    attacks = [name if own in ("", threat) else f"{name}\n{own}" for name, own in keys]
+    header = ["", "clean", *attacks, "worst\ncase", "s per\nepoch", "passes"]
+    print_table(_title(groups, threat), header, [_row(group, keys) for group in groups])
+
+
+def _row(group: Group, keys: Sequence[tuple[str, str]]) -> list[str]:
+    picks: list[Callable[[Run], Score | None]] = [_clean, *(partial(_under, key) for key in keys), _worst]
+    return [group.name, *(_accuracy(group, pick) for pick in picks), _epoch_seconds(group), _passes(group)]
+
+
+def _title(groups: Sequence[Group], threat: str) -> str:
+    several = any(len(group.runs) > 1 for group in groups)
+    below = "± standard deviation over seeds" if several else "95 % Wilson interval"
+    return f"accuracy in % and {below}; attacks within {threat}; passes are forwards + backwards of a step"
+
+
+def _threat_of(runs: Sequence[Run]) -> str:
+    from robustreg.report.formatting import threat_name
+
+    return next((threat_name(run.evaluation.threat) for run in runs if run.evaluation), "no threat")
+
+
+def _clean(run: Run) -> Score | None:
+    return run.evaluation.clean if run.evaluation else None
+
+
+def _worst(run: Run) -> Score | None:
+    return run.evaluation.worst if run.evaluation else None
 
 
 def _under(key: tuple[str, str], run: Run) -> Score | None:
@@ -52,21 +66,18 @@ def _accuracy(group: Group, pick: Callable[[Run], Score | None]) -> str:
 
     mean = group_mean(group, pick)
     if mean is None:
-        return "-"
+        return NONE
+    accuracy = f"{100 * mean.accuracy:.1f}"
     if mean.spread is not None:
-        return f"{100 * mean.accuracy:.1f} ± {100 * mean.spread:.1f}"
+        return f"{accuracy}\n±{100 * mean.spread:.1f}"
     if mean.low is None or mean.high is None:
-        return f"{100 * mean.accuracy:.1f}"
-    return f"{100 * mean.accuracy:.1f} [{100 * mean.low:.1f}, {100 * mean.high:.1f}]"
-
-
-def _column(name: str, threat: str) -> str:
-    return f"{name}\n{threat}" if threat else name
+        return accuracy
+    return f"{accuracy}\n{100 * mean.low:.1f}–{100 * mean.high:.1f}"
 
 
 def _epoch_seconds(group: Group) -> str:
     seconds = [s for s in map(_seconds_of, group.runs) if s is not None]
-    return f"{sum(seconds) / len(seconds):.2f}" if seconds else "-"
+    return f"{sum(seconds) / len(seconds):.2f}" if seconds else NONE
 
 
 def _seconds_of(run: Run) -> float | None:
@@ -82,6 +93,6 @@ def _passes(group: Group) -> str:
 
     counts = next((c for c in (passes_of(run.plan) for run in group.runs) if c), None)
     if counts is None:
-        return "-"
+        return NONE
     forwards = counts.get("forwards", 0)
-    return f"{forwards} f + {sum(counts.values()) - forwards} b"
+    return f"{forwards}+{sum(counts.values()) - forwards}"

@@ -31,7 +31,9 @@ def list_names(
     user_modules.load(imports or [])
     for kind in WHAT if what is None else [what]:
         rows = _recipes() if kind == "recipes" else _components(KIND_OF[kind])
-        print_table("" if what else kind, (kind.rstrip("s") if kind != "data" else "data", ""), rows, left=2)
+        print_table(
+            "" if what else kind, (kind.rstrip("s") if kind != "data" else "data", ""), rows, left=2, gap=3
+        )
 
 
 def _recipes() -> list[tuple[str, str]]:
@@ -43,12 +45,16 @@ def _recipes() -> list[tuple[str, str]]:
 def _components(kind: str) -> list[tuple[str, str]]:
     from robustreg.registry import components
 
-    return [(name, first_sentence(made)) for name, made in sorted(components(kind).items())]
+    return [(name, _summary(made)) for name, made in sorted(components(kind).items())]
 
 
-def first_sentence(component: Callable[..., Any]) -> str:
-    """The first line of a component's own docstring."""
-    target = getattr(component, "func", component)  # the catalogue's entries are partials of one maker
-    if target is not component:
+def _summary(component: Callable[..., Any]) -> str:
+    """The first paragraph of a component's docstring; for a preset, what it presets."""
+    preset = getattr(component, "keywords", None)
+    if preset:
+        options = ", ".join(f"{key} {value}" for key, value in preset.items())
+        return f"{getattr(component, 'func').__name__} of {options}"  # noqa: B009 (only a partial has keywords)
+    if preset is not None:  # the data sets are one function under many names
         return ""
-    return (inspect.getdoc(target) or "").partition("\n")[0]
+    paragraph = (inspect.getdoc(component) or "").partition("\n\n")[0]
+    return " ".join(paragraph.split()).replace("``", "`")

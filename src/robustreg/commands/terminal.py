@@ -20,13 +20,21 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-    """A table whose first `left` columns are text and whose others are numbers."""
+def print_table(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, gap: int = 1
+) -> None:
+    """A table whose first `left` columns are text and whose others are numbers, `gap` spaces apart."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(
+        title=title or None,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, gap - 1, 0, 0),
+    )
     for index, name in enumerate(header):
         table.add_column(
             name, justify="left" if index < left else "right", no_wrap=index < 1, overflow="fold"

@@ -22,10 +22,10 @@ def verify(
     from . import workflow
 
     evidence = run / workflow.EVIDENCE
+    evaluated = run / "evaluation" if (run / "evaluation" / workflow.RECIPE_FILE).is_file() else run
+    recipe = workflow.recipe_of(evaluated, imports=imports)
     if not evidence.is_dir():
-        workflow.recipe_of(run, imports=imports)  # says so where the folder is no run at all
         raise UsageError(f"{run} holds no evidence yet; `robustreg evaluate {run}` makes it")
-    recipe = workflow.recipe_of(run / "evaluation", imports=imports)
     setting = workflow.Setting(data_dir, device, threads)
     workflow.set_threads(setting)
     built = build(recipe, data_dir=data_dir)

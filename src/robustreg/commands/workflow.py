@@ -30,9 +30,7 @@ class Setting:
     progress: bool = True
 
 
-def train_run(
-    recipe: Recipe, folder: Path, setting: Setting, *, resume: bool = False, label: str = ""
-) -> RunResult:
+def train_run(recipe: Recipe, folder: Path, setting: Setting, *, resume: bool = False) -> RunResult:
     """Train what the recipe says in `folder`, after writing the resolved recipe there."""
     from robustreg.config import build
     from robustreg.files import write_text_atomic
@@ -50,7 +48,7 @@ def train_run(
         batch_size=recipe.batch_size,
         optimizer=_as_mapping(recipe.optimizer),
         schedule=_as_mapping(recipe.schedule),
-        name=label or recipe.name,
+        name=recipe.name,
         seed=recipe.seed,
         augment=recipe.augment,
         threat=built.threat,

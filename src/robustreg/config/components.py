@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from types import MappingProxyType, UnionType
 from typing import Any, NoReturn
 
 from robustreg.registry import KINDS, UnknownName, closest, lookup, suggestion
@@ -120,6 +120,8 @@ class Builder:
         reason = _mismatch(value, hint)
         if reason is not None:
             self.refuse(path, reason)
+        if type(value) is int and float in _options(hint) and int not in _options(hint):
+            return float(value)  # `scale: 1` and `scale: 1.0` are the same point
         return tuple(value) if isinstance(value, list) else value
 
     def attack(self, spec: str | dict[str, Any], path: KeyPath) -> Any:
@@ -194,7 +196,7 @@ _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 def _mismatch(value: Any, hint: Any) -> str | None:
     """Why a value does not fit an annotation of plain types; None when it fits or cannot be judged here."""
-    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    options = _options(hint)
     choices = [option for option in options if typing.get_origin(option) is typing.Literal]
     literals = [value for choice in choices for value in typing.get_args(choice)]
     plain = [option for option in options if option in _PLAIN]
@@ -220,10 +222,10 @@ def _fits(value: Any, plain: Any) -> bool:
     return isinstance(value, plain)
 
 
-def _is_union(hint: Any) -> bool:
-    import types
-
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the annotation itself."""
+    is_union = typing.get_origin(hint) in (typing.Union, UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
 
 
 def _needs(key: str) -> str:

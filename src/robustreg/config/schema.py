@@ -105,7 +105,7 @@ class Recipe(Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0)] = 0
-    imports: list[str] = []
+    imports: list[str] = []  # the user's own Python files or modules; loading the recipe runs them
     threat: ThreatSection
     objective: ObjectiveSection
     data: Named = Named(name="digits")
