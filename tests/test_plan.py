@@ -88,6 +88,7 @@ OBJECTIVES = [
     (rr.Perturbed(T) + GN + CE, 2, 1, 2, 1),
     (CE + rr.GradientNorm(T, loss="margin"), 1, 1, 1, 1),
     (CE + rr.GradientNorm(T, at=rr.Uniform(T)) + rr.GradientNorm(T, at=rr.Uniform(T, 1)), 3, 2, 3, 2),
+    (rr.LossAt(rr.Uniform(T), "kl", mode="batch") + rr.Perturbed(T) + CE, 3, 1, 3, 0),
     (CE + rr.Ramp(0, 1) * GN, 1, 1, 1, 1),
     (CE + 0 * GN, 2, 1, 1, 0),
     (CE + 0 * rr.CrossEntropy(at=rr.PGD(T, 2)), 4, 2, 1, 0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -91,6 +92,50 @@ def test_points_are_constants_even_if_their_rule_keeps_a_graph(
             return probe.x + probe.logits().mean()
 
     assert not probe_of(smooth_net, double_batch).at(Leaky()).requires_grad
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A loss of the logits here and at the clean sample: what a user writes for a loss that looks around."""
+
+    reads_labels = False
+
+    def bind(self, probe: Probe, mode: Any) -> Any:
+        clean = probe.logits(mode=mode).detach()
+        return lambda logits, rows: (logits - (clean if rows is None else clean[rows])).square().sum(1)
+
+
+def test_a_loss_may_look_at_more_than_logits_and_labels(smooth_net: nn.Module, double_batch: Any) -> None:
+    x, _ = double_batch
+    probe = probe_of(smooth_net, (x, None))
+    point = rr.Uniform(T)
+    expected = (smooth_net(probe.at(point)) - smooth_net(x)).square().sum(1)
+    torch.testing.assert_close(probe.loss(point, Drift(), "eval"), expected, rtol=0, atol=1e-14)
+    attack = rr.PGD(T, 3, loss=Drift())
+    assert not attack.reads_labels
+    moved = (smooth_net(attack(smooth_net, x)) - smooth_net(x)).square().sum(1)
+    assert (moved > expected).float().mean() > 0.5
+
+
+def test_a_product_with_the_jacobian_is_the_derivative_of_the_logits(
+    smooth_net: nn.Module, double_batch: Any
+) -> None:
+    x, _ = double_batch
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    probe = probe_of(smooth_net, (x, None))
+    product = probe.jvp(direction)
+    _, expected = torch.autograd.functional.jvp(smooth_net, x, direction)
+    torch.testing.assert_close(product, expected.detach(), rtol=0, atol=1e-14)
+    assert not product.requires_grad
+    assert counted(probe) == (1, 2)
+
+
+def test_normal_numbers_are_named_by_their_key(relu_net: nn.Module, batch: Any) -> None:
+    probe = probe_of(relu_net, batch)
+    draws = [probe.normal((2, 3), "a"), probe.normal((2, 3), "b"), probe.normal((3, 2), "a")]
+    draws.append(probe_of(relu_net, batch, step=1).normal((2, 3), "a"))
+    assert len({tuple(d.flatten().tolist()) for d in draws}) == 4
+    assert torch.equal(probe_of(relu_net, batch).normal((2, 3), "a"), draws[0])
 
 
 # -- sharing -------------------------------------------------------------------------------------------------

@@ -70,8 +70,8 @@ def test_unknown_names_suggest_the_closest() -> None:
         registry.UnknownName, match=r"unknown term 'gradientnorm'; did you mean 'gradient_norm'\?"
     ):
         registry.lookup("term", "gradientnorm")
-    with pytest.raises(registry.UnknownName, match=r"unknown point 'zzz'; known: .*pgd"):
-        registry.lookup("point", "zzz")
+    with pytest.raises(registry.UnknownName, match="unknown weight schedule 'zzz'; known: cosine, ramp"):
+        registry.lookup("weight", "zzz")
 
 
 def test_a_name_that_is_taken_is_refused() -> None:

@@ -4,74 +4,41 @@
 >>> threat = rr.Threat("linf", eps=8 / 255)
 >>> objective = rr.CrossEntropy() + 0.1 * rr.GradientNorm(threat)
 
-``objective(model, x, y)`` is the loss for any PyTorch loop. Training, data, evaluation and reports live in
-``robustreg.training``, ``robustreg.data``, ``robustreg.evaluation`` and ``robustreg.report``, which are imported only
-when asked for.
+``objective(model, x, y)`` is the loss for any PyTorch loop. Training, data, networks and reports live in
+``robustreg.training``, ``robustreg.data``, ``robustreg.models`` and ``robustreg.report``, which are imported only when
+asked for.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from robustreg import losses, methods, numerics, penalties
-from robustreg.attacks import PGD
-from robustreg.losses import SmoothedCrossEntropy
-from robustreg.module import ObjectiveModule
-from robustreg.objective import Detailed, Objective
-from robustreg.penalties import GradientNorm, Perturbed
-from robustreg.plan import Plan
-from robustreg.points import FGSM, Along, Clean, Gaussian, Point, Steepest, Uniform
-from robustreg.probe import Probe
-from robustreg.registry import register
-from robustreg.schedules import Cosine, Ramp
-from robustreg.terms import CrossEntropy, LossAt, Term, Vulnerability, Weighted, weighted
-from robustreg.threat import Threat
-
 if TYPE_CHECKING:
-    from robustreg.evaluation import evaluate
+    from robustreg._api import *  # noqa: F403
+    from robustreg.evaluation import evaluate as evaluate
 
 __version__ = "0.1.0.dev0"
 
-__all__ = [
-    "FGSM",
-    "PGD",
-    "Along",
-    "Clean",
-    "Cosine",
-    "CrossEntropy",
-    "Detailed",
-    "Gaussian",
-    "GradientNorm",
-    "LossAt",
-    "Objective",
-    "ObjectiveModule",
-    "Perturbed",
-    "Plan",
-    "Point",
-    "Probe",
-    "Ramp",
-    "SmoothedCrossEntropy",
-    "Steepest",
-    "Term",
-    "Threat",
-    "Uniform",
-    "Vulnerability",
-    "Weighted",
-    "evaluate",
-    "losses",
-    "methods",
-    "numerics",
-    "penalties",
-    "register",
-    "weighted",
-]
-
-_LATER = {"evaluate": "robustreg.evaluation"}
-
 
 def __getattr__(name: str) -> Any:
-    """Load what is heavier than torch only when it is asked for."""
-    if name in _LATER:
-        return getattr(importlib.import_module(_LATER[name]), name)
-    raise AttributeError(f"module 'robustreg' has no attribute {name!r}")
+    """Load the public names when the first of them is used: ``robustreg --help`` must not wait for torch."""
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module 'robustreg' has no attribute {name!r}")
+    if name == "evaluate":  # a room of its own, which the core does not load
+        return importlib.import_module("robustreg.evaluation").evaluate
+    # "from robustreg import numerics" inside the package asks here first, while the public names are still being loaded
+    if importlib.util.find_spec(f"robustreg.{name}") is not None:
+        return importlib.import_module(f"robustreg.{name}")
+    api = importlib.import_module("robustreg._api")
+    if name == "__all__":
+        return [*api.__all__, "evaluate"]
+    if name not in api.__all__:
+        raise AttributeError(f"module 'robustreg' has no attribute {name!r}")
+    globals().update({public: getattr(api, public) for public in api.__all__})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return [*importlib.import_module("robustreg._api").__all__, "evaluate", "__version__"]

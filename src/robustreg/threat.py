@@ -263,7 +263,7 @@ class Threat:
 
     def _ball(self, delta: Tensor) -> Tensor:
         """`project_ball` for p < inf and delta in at least float32."""
-        if self._eps == 0:
+        if self._eps < torch.finfo(delta.dtype).tiny:  # 0, also to the arithmetic that follows
             return torch.zeros_like(delta)
         rows = torch.nan_to_num(numerics.flatten(delta), nan=math.nan, posinf=1e30, neginf=-1e30)
         if rows.shape[1] == 0:

@@ -47,7 +47,7 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
     return net, x, y
 
 
-def survivors(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def survivors(net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
         return net(x).argmax(1) == y
 
@@ -69,7 +69,13 @@ def losses(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
     box=st.sampled_from([(0.0, 1.0), (-1.0, 2.0), None]),
     options=st.sampled_from(
-        [{}, {"loss": "kl"}, {"loss": "margin", "decay": "linear"}, {"early_exit": False}]
+        [
+            {},
+            {"loss": "kl"},
+            {"loss": "margin", "decay": "linear"},
+            {"early_exit": False},
+            {"start": rr.Gaussian(1.0)},
+        ]
     ),
 )
 @settings(max_examples=60, deadline=None)
@@ -209,6 +215,18 @@ def test_who_is_fooled_leaves(trained: Any) -> None:
     handle.remove()
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < 40
+
+
+def test_a_point_that_fools_is_kept_also_where_another_has_a_higher_loss() -> None:
+    def model(u: Tensor) -> Tensor:
+        return torch.cat([u - 0.45, torch.zeros_like(u)], dim=1)
+
+    def misleading(logits: Tensor, y: Tensor) -> Tensor:
+        return logits[:, 0]  # climbs away from the mistake, which only a lucky start can find
+
+    x, y = torch.full((5, 1), 0.5), torch.zeros(5, dtype=torch.long)
+    found = rr.PGD(T, 3, loss=misleading, restarts=20)(model, x, y, generator=seeded())
+    assert not survivors(model, found, y).any()
 
 
 def test_who_needs_no_search_costs_one_look(batch: Any) -> None:

@@ -10,6 +10,7 @@ import robustreg as rr
 from robustreg.config.components import Builder, Invalid
 from robustreg.config.objective import build_objective
 from robustreg.config.problems import Problems
+from robustreg.registry import names
 
 LINF = rr.Threat("linf", 0.1)
 L2 = rr.Threat("l2", 1.0)
@@ -167,6 +168,13 @@ def test_options_belong_to_terms_not_beside_them() -> None:
 
     with pytest.raises(RecipeError, match=r"`objective.sigma` is not a key beside `terms`"):
         objective_of({"terms": ["cross_entropy"], "sigma": 1})
+
+
+@pytest.mark.parametrize("method", names("method"))
+def test_every_method_works_in_a_recipe_as_it_is(method: str) -> None:
+    objective = objective_of({"method": method})
+    assert objective.entries
+    objective.check_needs()
 
 
 def test_a_missing_threat_is_said() -> None:

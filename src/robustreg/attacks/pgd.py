@@ -31,7 +31,8 @@ class PGD(Point):
     Args:
         threat: ball and box.
         steps: number of steps.
-        step_size: length of a step in the threat's norm; by default ``2.5 * eps / steps``.
+        step_size: length of the first step in the threat's norm; by default such that all steps together are
+            ``2.5 * eps`` long, which is ``2.5 * eps / steps`` for a constant step.
         start: where to start: by default uniform in the ball; ``Clean()`` for the iterative FGSM.
         loss: the loss that is climbed.
         restarts: number of starts; with more than one a training point is the one of highest loss.
@@ -73,13 +74,15 @@ class PGD(Point):
 
     def sizes(self) -> list[float]:
         """The length of each step in the threat's norm."""
-        size = 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
         done = [i / self.steps for i in range(self.steps)]
+        shape = [1.0] * self.steps
         if self.decay == "linear":
-            return [size * (1 - t) for t in done]
+            shape = [1 - t for t in done]
         if self.decay == "cosine":
-            return [size * 0.5 * (1 + math.cos(math.pi * t)) for t in done]
-        return [size] * self.steps
+            shape = [0.5 * (1 + math.cos(math.pi * t)) for t in done]
+        # The whole path is 2.5 eps long whatever the decay: enough to cross the ball from a random start.
+        first = 2.5 * self.threat.eps / sum(shape) if self.step_size is None else self.step_size
+        return [first * factor for factor in shape]
 
     def locate(self, probe: Probe) -> Tensor:
         """The end of the search, within ball and box."""

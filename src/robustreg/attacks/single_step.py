@@ -15,7 +15,7 @@ from torch import Tensor
 from robustreg import numerics
 from robustreg.losses import Loss, check_loss
 from robustreg.modes import Mode, check_mode
-from robustreg.points import CLEAN, Clip, Point, Steepest, Uniform, check_clip, clipped
+from robustreg.points import Clip, Point, Steepest, Uniform, check_clip, clipped
 from robustreg.probe import Probe
 from robustreg.threat import Threat
 

@@ -71,4 +71,4 @@ def stacked_logits(
     if not joint:
         return [probe.logits(point, mode) for point in points]
     logits = probe.logits(Stack(tuple(points)), mode)
-    return list(logits.split([probe.at(point).shape[0] for point in points]))
+    return list(torch.split(logits, [probe.at(point).shape[0] for point in points]))

@@ -37,7 +37,12 @@ CARD = Card(
         Published("the same with p = 2", "0.78 %", True, "Table I"),
         Published("MNIST convolutional maxout + dropout, test error", "0.45 %", True, "Table II"),
         Published("the same with p = inf, p = 2", "0.41 %, 0.39 %", True, "Table II"),
-        Published("CIFAR-10 convolutional maxout, 50k, without and with p = 2", "12.93 %, 12.28 %", True, "Table III"),
+        Published(
+            "CIFAR-10 convolutional maxout, 50k, without and with p = 2",
+            "12.93 %, 12.28 %",
+            True,
+            "Table III",
+        ),
     ),
     changes=(
         "the paper's text was not to be had: which of the forms its authors ran is not known. A reader's notes give "

@@ -12,7 +12,6 @@ identities that relate this penalty, the input gradient and the curvature of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,15 +19,13 @@ import torch
 from torch import Tensor
 
 from robustreg import numerics
+from robustreg.losses import RowLoss
 from robustreg.modes import Mode, check_mode
 from robustreg.penalties.jacobian import (
     Projection,
-    Rows,
     check_projections,
     class_gradients,
-    draw,
     sum_of_squares,
-    understand,
 )
 from robustreg.points import CLEAN, Point
 from robustreg.probe import Probe
@@ -63,7 +60,6 @@ class CrossLipschitz(Term):
             # Centred first: the difference of the two sums would cancel where the logits share a large direction.
             mean = torch.stack(rows).mean(0)
             return 2 / len(rows) * sum_of_squares([row - mean for row in rows])
-        understand(probe)
         rows = [
             probe.grad(self.at, Projection(number, centred=True), self.mode, differentiable=True)
             for number in range(self.projections)
@@ -109,7 +105,6 @@ class AnchoredCrossLipschitz(Term):
         """Values ``[B]``; 0 for samples without a label."""
         y = probe.labels()
         if self.projections is not None:
-            understand(probe)
             anchored = [
                 AnchoredProjection(self.weights, self.floor, number) for number in range(self.projections)
             ]
@@ -155,7 +150,6 @@ class FisherTrace(Term):
     def __call__(self, probe: Probe) -> Tensor:
         """Values ``[B]``."""
         if self.samples is not None:
-            understand(probe)
             rows = [
                 probe.grad(self.at, SampledLabel(number), self.mode, differentiable=True)
                 for number in range(self.samples)
@@ -188,12 +182,15 @@ class AnchoredProjection:
     number: int
     reads_labels = True
 
-    def bind(self, probe: Probe, mode: Mode) -> Callable[[Tensor, Rows], Tensor]:
-        """``(logits [b, C], rows) -> [b]``."""
+    def bind(self, probe: Probe, mode: Mode) -> RowLoss:
+        """The loss for this probe's batch."""
         labels = probe.labels()
 
-        def of(logits: Tensor, rows: Rows) -> Tensor:
-            normal = draw(probe, (len(labels), logits.shape[1]), logits, "signs", self.number)
+        def of(logits: Tensor, rows: Tensor | None) -> Tensor:
+            probe.loss_function("ce", mode)(
+                logits, rows
+            )  # says in a sentence if a label is beyond the classes
+            normal = probe.normal((len(labels), logits.shape[1]), "signs", self.number)
             signs = torch.where(normal >= 0, 1.0, -1.0).to(logits.dtype)
             y, signs = (labels, signs) if rows is None else (labels[rows], signs[rows])
             u = signs * anchored_weights(logits, y, self.weights, self.floor).sqrt()
@@ -210,12 +207,12 @@ class SampledLabel:
     number: int = 0
     reads_labels = False
 
-    def bind(self, probe: Probe, mode: Mode) -> Callable[[Tensor, Rows], Tensor]:
-        """``(logits [b, C], rows) -> [b]``."""
+    def bind(self, probe: Probe, mode: Mode) -> RowLoss:
+        """The loss for this probe's batch."""
 
-        def of(logits: Tensor, rows: Rows) -> Tensor:
+        def of(logits: Tensor, rows: Tensor | None) -> Tensor:
             shape = (probe.x.shape[0], 1)
-            normal = draw(probe, shape, logits, "sampled label", self.number)
+            normal = probe.normal(shape, "sampled label", self.number).to(logits.dtype)
             level = torch.special.ndtr(normal if rows is None else normal[rows])  # uniform in [0, 1]
             with torch.no_grad():
                 k = (logits.softmax(1).cumsum(1) < level).sum(1).clamp(max=logits.shape[1] - 1)

@@ -5,9 +5,9 @@ S. Zhang, K. Huang, Z. Xu, "On Model Robustness Against Adversarial Examples", a
 
 **What is known** are the abstracts: robustness is approached as the stability of the loss in a small neighbourhood; an
 energy describes it ("the total variation in a small neighbourhood"); reducing it guarantees robustness; adversarial
-training under the l2 norm and VAT minimise a lower bound of it, which can leave the neighbourhood insufficiently robust.
+training under the l2 norm and VAT minimise a lower bound of it, which can leave the neighbourhood not robust enough.
 
-**What is inferred** is the formula. With ``D(u)`` the loss at ``x + u`` (or the divergence ``KL(p(x) || p(x + u))``), the
+**What is inferred** is the formula. With ``D(u)`` the loss at ``x + u`` or the divergence ``KL(p(x) || p(x + u))``, the
 energies here are those that make these statements theorems for every network, in any norm:
 
     D(r) - D(0)  <=  ||r||_p int_0^1 ||grad D(t r)||_{p*} dt  <=  eps max_{||u||_p <= eps} ||grad D(u)||_{p*}
@@ -113,7 +113,8 @@ class Energy(Term):
     @property
     def needs(self) -> frozenset[str]:
         """A threat where there is none; labels where the divergence or a point reads them."""
-        return super().needs | ({"labels"} if needs_labels(self.divergence) else set())
+        reads_labels = needs_labels(self.divergence) or (self.end is not None and self.end.reads_labels)
+        return frozenset(({"labels"} if reads_labels else set()) | ({"threat"} if self.threat is None else set()))
 
     def __call__(self, probe: Probe) -> Tensor:
         """Values ``[B]``, on the scale of the loss."""

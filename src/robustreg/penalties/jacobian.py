@@ -7,22 +7,20 @@ a loop, which on a CPU is two to four times faster than any batched way), or of 
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from robustreg import numerics
+from robustreg.losses import RowLoss
 from robustreg.modes import Mode, check_mode
 from robustreg.points import CLEAN, Point
 from robustreg.probe import Probe
 from robustreg.terms import Term
 from robustreg.threat import steepest_direction
-
-Rows = Tensor | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,6 @@ class JacobianNorm(Term):
 
     def __call__(self, probe: Probe) -> Tensor:
         """Values ``[B]``."""
-        understand(probe)
         if self.norm == "spectral":
             rows = [self._spectral(probe)]
         elif self.projections is None:
@@ -78,14 +75,14 @@ class JacobianNorm(Term):
             ]
         n = self.projections or 1
         if not self.squared:
-            return numerics.norm(torch.stack([numerics.flatten(g) for g in rows], 1), 2.0) / n**0.5
+            return numerics.norm(torch.stack([numerics.flatten(g) for g in rows], 1), 2.0) / math.sqrt(n)
         return sum_of_squares(rows) / (2 * n)
 
     def _spectral(self, probe: Probe) -> Tensor:
         """``J^T v`` for the leading left singular vector ``v``."""
         right = probe.grad(self.at, Projection(0), self.mode)
         for i in range(1, self.iterations + 1):
-            v = steepest_direction(jvp(probe, self.at, right, self.mode), 2.0)
+            v = steepest_direction(probe.jvp(right, self.at, self.mode), 2.0)
             pairing = Pairing(f"singular vector {i}", v)
             right = probe.grad(self.at, pairing, self.mode, differentiable=i == self.iterations)
         return right
@@ -104,10 +101,8 @@ def class_gradients(probe: Probe, at: Point, mode: Mode) -> list[Tensor]:
 
     Terms that need them at the same point share them.
     """
-    understand(probe)
-    first = probe.grad(
-        at, Logit(0), mode, differentiable=True
-    )  # before the logits are asked for: one forward
+    # a gradient before the logits: a forward that is first asked for its logits might have to run again
+    first = probe.grad(at, Logit(0), mode, differentiable=True)
     classes = probe.logits(at, mode).shape[1]
     return [first, *(probe.grad(at, Logit(k), mode, differentiable=True) for k in range(1, classes))]
 
@@ -128,8 +123,8 @@ class Logit:
     number: int
     reads_labels = False
 
-    def bind(self, probe: Probe, mode: Mode) -> Callable[[Tensor, Rows], Tensor]:
-        """``(logits [b, C], rows) -> [b]``."""
+    def bind(self, probe: Probe, mode: Mode) -> RowLoss:
+        """The loss for this probe's batch."""
         return lambda logits, rows: logits[:, self.number]
 
 
@@ -146,13 +141,13 @@ class Projection:
     centred: bool = False
     reads_labels = False
 
-    def bind(self, probe: Probe, mode: Mode) -> Callable[[Tensor, Rows], Tensor]:
-        """``(logits [b, C], rows) -> [b]``."""
+    def bind(self, probe: Probe, mode: Mode) -> RowLoss:
+        """The loss for this probe's batch."""
 
-        def of(logits: Tensor, rows: Rows) -> Tensor:
+        def of(logits: Tensor, rows: Tensor | None) -> Tensor:
             shape = (probe.x.shape[0], logits.shape[1])
-            normal = draw(probe, shape, logits, "projection", self.number)
-            u = shape[1] ** 0.5 * steepest_direction(normal, 2.0)
+            normal = probe.normal(shape, "projection", self.number).to(logits.dtype)
+            u = math.sqrt(shape[1]) * steepest_direction(normal, 2.0)
             u = u - u.mean(1, keepdim=True) if self.centred else u
             return ((u if rows is None else u[rows]) * logits).sum(1)
 
@@ -167,51 +162,6 @@ class Pairing:
     v: Tensor = field(compare=False, repr=False)
     reads_labels = False
 
-    def bind(self, probe: Probe, mode: Mode) -> Callable[[Tensor, Rows], Tensor]:
-        """``(logits [b, C], rows) -> [b]``."""
+    def bind(self, probe: Probe, mode: Mode) -> RowLoss:
+        """The loss for this probe's batch."""
         return lambda logits, rows: ((self.v if rows is None else self.v[rows]) * logits).sum(1)
-
-
-# -- until the probe itself has bound losses, products J d and draws of any shape -------------------------------------
-
-
-def understand(probe: Probe) -> None:
-    """Let ``probe.grad`` take losses that have a ``bind(probe, mode)``."""
-    if "loss_function" in vars(probe):
-        return
-    weak = weakref.ref(probe)  # a cycle would keep the step's graphs until the next garbage collection
-
-    def loss_function(loss: Any, mode: Mode) -> Callable[[Tensor, Rows], Tensor]:
-        owner = weak()
-        assert owner is not None  # it is being asked
-        bind = getattr(loss, "bind", None)
-        of: Callable[[Tensor, Rows], Tensor]
-        of = Probe.loss_function(owner, loss, mode) if bind is None else bind(owner, mode)
-        return of
-
-    probe.loss_function = loss_function  # type: ignore[method-assign]
-
-
-def jvp(probe: Probe, at: Point, direction: Tensor, mode: Mode) -> Tensor:
-    """``J d``, ``[B, C]``, for directions ``d [B, ...]`` at a point, as a constant.
-
-    ``w -> J^T w`` is linear, so its derivative in ``w`` along ``d`` is ``J d``: two backward passes.
-    """
-    forward = probe._forward(at, mode, None, input_graph=True)
-    with torch.enable_grad():
-        w = torch.zeros_like(forward.logits, requires_grad=True)
-        (back,) = torch.autograd.grad(forward.logits, forward.u, w, create_graph=True)
-        (product,) = torch.autograd.grad(back, w, direction.to(back.dtype))
-    for _ in range(2):
-        probe._record("input backward", type(at).__name__.lower(), forward.record.mode)
-    return product.detach()
-
-
-def draw(probe: Probe, shape: tuple[int, int], like: Tensor, *key: object) -> Tensor:
-    """Standard normal numbers from the step's stream of that name."""
-    if torch.compiler.is_compiling():
-        raise RuntimeError(
-            "random projections are drawn from the step's stream, which a compiled step has not"
-        )
-    generator = probe.stream.generator(like.device, "draw", *key)
-    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)

@@ -1,0 +1,106 @@
+"""The public names of ``robustreg``, in one place. Importing it loads torch; ``robustreg`` itself waits until it must."""
+
+from robustreg import losses, methods, numerics, penalties
+from robustreg.attacks import (
+    IFGSM,
+    N_FGSM,
+    PGD,
+    R_FGSM,
+    RS_FGSM,
+    MultiGrad,
+    Rademacher,
+    Stack,
+    Virtual,
+    ZeroGrad,
+)
+from robustreg.losses import BoundLoss, SmoothedCrossEntropy
+from robustreg.module import ObjectiveModule
+from robustreg.objective import Detailed, Objective
+from robustreg.penalties import (
+    ELLE,
+    AdaptiveELLE,
+    AnchoredCrossLipschitz,
+    BoostedCrossEntropy,
+    Confidence,
+    Consistency,
+    CrossLipschitz,
+    Curvature,
+    Energy,
+    FirstOrderChange,
+    FisherTrace,
+    GradAlign,
+    GradientNorm,
+    JacobianNorm,
+    LinearityGap,
+    Perturbed,
+    SatR1,
+    SatR2,
+    SatR3,
+)
+from robustreg.plan import Plan
+from robustreg.points import FGSM, Along, Clean, Gaussian, Point, Steepest, Uniform
+from robustreg.probe import Probe
+from robustreg.registry import register
+from robustreg.schedules import Cosine, Ramp
+from robustreg.terms import CrossEntropy, LossAt, Term, Vulnerability, Weighted, weighted
+from robustreg.threat import Threat
+
+__all__ = [
+    "ELLE",
+    "FGSM",
+    "IFGSM",
+    "N_FGSM",
+    "PGD",
+    "RS_FGSM",
+    "R_FGSM",
+    "AdaptiveELLE",
+    "Along",
+    "AnchoredCrossLipschitz",
+    "BoostedCrossEntropy",
+    "BoundLoss",
+    "Clean",
+    "Confidence",
+    "Consistency",
+    "Cosine",
+    "CrossEntropy",
+    "CrossLipschitz",
+    "Curvature",
+    "Detailed",
+    "Energy",
+    "FirstOrderChange",
+    "FisherTrace",
+    "Gaussian",
+    "GradAlign",
+    "GradientNorm",
+    "JacobianNorm",
+    "LinearityGap",
+    "LossAt",
+    "MultiGrad",
+    "Objective",
+    "ObjectiveModule",
+    "Perturbed",
+    "Plan",
+    "Point",
+    "Probe",
+    "Rademacher",
+    "Ramp",
+    "SatR1",
+    "SatR2",
+    "SatR3",
+    "SmoothedCrossEntropy",
+    "Stack",
+    "Steepest",
+    "Term",
+    "Threat",
+    "Uniform",
+    "Virtual",
+    "Vulnerability",
+    "Weighted",
+    "ZeroGrad",
+    "losses",
+    "methods",
+    "numerics",
+    "penalties",
+    "register",
+    "weighted",
+]
