@@ -6,7 +6,10 @@ import importlib
 import subprocess
 import sys
 
-MODULES = "losses numerics threat modes streams points probe terms objective plan module schedules methods penalties attacks"
+MODULES = (
+    "losses numerics threat modes streams points probe terms objective plan module schedules "
+    "methods penalties attacks registry"
+)
 
 
 def test_whatever_comes_first() -> None:

@@ -72,7 +72,7 @@ class DivergenceFromClean:
 
     def bind(self, probe: Probe, mode: Mode) -> RowLoss:
         """The divergence, with the clean logits taken in the same mode."""
-        clean = probe.logits(mode=mode).detach()
+        clean = probe.clean_prediction(mode)
         return lambda logits, rows: numerics.kl(clean if rows is None else clean[rows], logits)
 
 

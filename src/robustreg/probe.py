@@ -132,6 +132,10 @@ class Probe:
         """
         return self._forward(point, mode, dropout_of, input_graph=False).logits
 
+    def clean_prediction(self, mode: Mode) -> Tensor:
+        """Logits ``[B, C]`` at the clean sample as a constant: what divergences are measured from."""
+        return self.logits(CLEAN, mode).detach()
+
     def loss(
         self,
         point: Point = CLEAN,

@@ -38,7 +38,9 @@ def test_between_takes_a_share_of_its_own_for_every_sample(relu_net: nn.Module, 
     assert sorted(d.shape[1:].numel() for d in draws.values()) == [1, 16, 16]
 
 
-def test_the_search_finds_more_than_noise_and_never_leaves_the_threat(smooth_net: nn.Module, double_batch: Any) -> None:
+def test_the_search_finds_more_than_noise_and_never_leaves_the_threat(
+    smooth_net: nn.Module, double_batch: Any
+) -> None:
     x, y = double_batch
     threat = rr.Threat("linf", 0.3)
     g = torch.Generator().manual_seed(0)

@@ -45,7 +45,7 @@ def binary(features: int = 20_000) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     return net, x, y, sign
 
 
-# -- Rademacher ---------------------------------------------------------------------------------------------------------
+# -- Rademacher -------------------------------------------------
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -54,8 +54,12 @@ def test_a_corner_has_the_length_it_should(norm: float, scale: float) -> None:
     threat = rr.Threat(norm, 0.3, None)
     x = torch.rand(5, 1, 4, 4, generator=seeded(), dtype=torch.float64)
     delta = Rademacher(threat, scale=scale)(lambda u: u.flatten(1), x, generator=seeded()) - x
-    torch.testing.assert_close(threat.length(delta), torch.full((5,), 0.3 * scale, dtype=x.dtype), rtol=1e-12, atol=1e-12)
-    assert (delta.abs().flatten(1) - delta.abs().flatten(1)[:, :1]).abs().max() < 1e-12  # the same in every feature
+    torch.testing.assert_close(
+        threat.length(delta), torch.full((5,), 0.3 * scale, dtype=x.dtype), rtol=1e-12, atol=1e-12
+    )
+    assert (
+        delta.abs().flatten(1) - delta.abs().flatten(1)[:, :1]
+    ).abs().max() < 1e-12  # the same in every feature
 
 
 def test_the_signs_are_fair_and_independent_and_named_by_number() -> None:
@@ -74,7 +78,7 @@ def test_the_box_is_kept_unless_told() -> None:
     assert Rademacher(T, clip="none")(linear(6).float(), x).min() < 0
 
 
-# -- what is known of the perturbations ---------------------------------------------------------------------------------
+# -- what is known of the perturbations -------------------------------------------------
 
 
 def test_the_mean_perturbation_of_rs_fgsm() -> None:
@@ -125,7 +129,9 @@ def test_attacks_stay_within_the_threat(norm: float, make: Any, batch: Any, relu
     assert found.dtype == batch[0].dtype
 
 
-@pytest.mark.parametrize("point", [RS_FGSM(T), R_FGSM(T), N_FGSM(T), ZeroGrad(T), MultiGrad(T), IFGSM(T)], ids=repr)
+@pytest.mark.parametrize(
+    "point", [RS_FGSM(T), R_FGSM(T), N_FGSM(T), ZeroGrad(T), MultiGrad(T), IFGSM(T)], ids=repr
+)
 def test_attacks_leave_no_trace_and_are_reproducible(
     point: rr.Point, restless_net: nn.Module, batch: Any, snapshot: Any
 ) -> None:
@@ -139,13 +145,11 @@ def test_attacks_leave_no_trace_and_are_reproducible(
         draws = draw_per_sample(point, batch[0], range(6))
         assert set(draws) == set(random)
         whole = point(restless_net, *batch, noise=draws)
-        alone = point(
-            restless_net, batch[0][2:3], batch[1][2:3], noise={p: d[2:3] for p, d in draws.items()}
-        )
+        alone = point(restless_net, batch[0][2:3], batch[1][2:3], noise={p: d[2:3] for p, d in draws.items()})
         torch.testing.assert_close(whole[2:3], alone, rtol=0, atol=1e-6)
 
 
-# -- ZeroGrad -----------------------------------------------------------------------------------------------------------
+# -- ZeroGrad -------------------------------------------------
 
 
 @given(q=st.floats(0, 1), n=st.integers(1, 40), seed=st.integers(0, 99))
@@ -177,7 +181,7 @@ def test_zero_grad_starts_where_it_is_told() -> None:
     assert list(ZeroGrad(T, start=rr.Clean()).sources()) == []
 
 
-# -- MultiGrad ----------------------------------------------------------------------------------------------------------
+# -- MultiGrad -------------------------------------------------
 
 
 def votes(agree: int | None, mode: Any, net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,7 +217,7 @@ def test_multi_grad_costs_a_forward_for_each_point(relu_net: nn.Module, batch: A
     assert [p.kind for p in probe.passes].count("input backward") == 4
 
 
-# -- IFGSM --------------------------------------------------------------------------------------------------------------
+# -- IFGSM -------------------------------------------------
 
 
 def test_ifgsm_is_pgd_from_the_sample(relu_net: nn.Module, batch: Any) -> None:
@@ -240,7 +244,7 @@ def test_the_last_labelled_samples() -> None:
     assert last_labelled(torch.tensor([-1, -1]), 1).shape == (1,)
 
 
-# -- where it could break -----------------------------------------------------------------------------------------------
+# -- where it could break -------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -262,7 +266,10 @@ def test_zero_gradients_and_low_precision_do_no_harm(make: Any, dtype: torch.dty
     [
         (lambda: Rademacher(T, scale=-1), "must be >= 0, got -1"),
         (lambda: Rademacher(T, clip="ball"), "clip must be one of"),
-        (lambda: R_FGSM(T, alpha=1.5), r"alpha is the part of eps that the random start takes, in \[0, 1\], got 1.5"),
+        (
+            lambda: R_FGSM(T, alpha=1.5),
+            r"alpha is the part of eps that the random start takes, in \[0, 1\], got 1.5",
+        ),
         (lambda: ZeroGrad(T, quantile=35), r"quantile must lie in \[0, 1\], got 35"),
         (lambda: ZeroGrad(T, loss="hinge"), "loss must be one of"),
         (lambda: MultiGrad(T, samples=0), "samples >= 1, got 0"),

@@ -52,7 +52,9 @@ def test_another_threat_reaches_every_point() -> None:
     assert set(Stack(POINTS).threats()) == {T}
 
 
-def test_without_batch_norm_joint_and_separate_logits_are_the_same(smooth_net: nn.Module, double_batch: Any) -> None:
+def test_without_batch_norm_joint_and_separate_logits_are_the_same(
+    smooth_net: nn.Module, double_batch: Any
+) -> None:
     joint = stacked_logits(probe(smooth_net, double_batch), POINTS)
     separate = stacked_logits(probe(smooth_net, double_batch), POINTS, joint=False)
     assert [z.shape for z in joint] == [(6, 3), (6, 3)]

@@ -1,4 +1,4 @@
-"""The single-step and linearity papers as objectives: what they are made of, what a step costs, what their cards say."""
+"""The single-step and linearity papers as objectives: their terms, what a step costs, what their cards say."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def same(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
-# -- every one of them --------------------------------------------------------------------------------------------------
+# -- every one of them -------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
@@ -111,7 +111,7 @@ def test_the_passes_of_a_step(method: Any, passes: tuple[int, ...]) -> None:
     assert (plan.forwards, plan.input_backwards, plan.parameter_backwards, plan.double_backwards) == passes
 
 
-# -- one by one ---------------------------------------------------------------------------------------------------------
+# -- one by one -------------------------------------------------
 
 
 def test_sat_speaks_of_pixels_and_its_terms_of_eps() -> None:
@@ -222,7 +222,7 @@ def test_bad_options_are_refused(build: Any, sentence: str) -> None:
         build()
 
 
-# -- compiled -----------------------------------------------------------------------------------------------------------
+# -- compiled -------------------------------------------------
 
 
 @pytest.mark.slow

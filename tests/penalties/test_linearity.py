@@ -1,4 +1,4 @@
-"""GradAlign, LLR and ELLE: zero where the loss is linear, closed forms on affine networks, the authors' computations."""
+"""GradAlign, LLR and ELLE: zero where the loss is linear, closed forms on affine networks, the authors' numbers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def binary(y: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
     return affine([[1.5, -2], [-1.5, 2]]), torch.tensor([[0.2, 0.1]]).double(), torch.tensor([y])
 
 
-def run(term: rr.Term, net: Any, x: Tensor, y: Tensor | None, noise: dict[rr.Point, Tensor] | None = None) -> Any:
+def run(
+    term: rr.Term, net: Any, x: Tensor, y: Tensor | None, noise: dict[rr.Point, Tensor] | None = None
+) -> Any:
     objective = rr.Objective.of(term)
     probe = Probe(net, x, y, stream=Stream(0), noise=noise, threat=objective.threat)
     return objective.evaluate(probe, objective.weights_at(0.5))
@@ -75,13 +77,16 @@ def with_batch_norm() -> nn.Module:
         ).double()
 
 
-# -- GradAlign ----------------------------------------------------------------------------------------------------------
+# -- GradAlign -------------------------------------------------
 
 
 @pytest.mark.parametrize("detach", ["first", "second", "neither"])
 def test_grad_align_of_a_binary_affine_network_is_0_and_flat(detach: Any) -> None:
     net = affine([[1.5, -2, 0.3], [-1.5, 2, 1]])
-    x, y = torch.rand(5, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0, 1, 0, 1, 1])
+    x, y = (
+        torch.rand(5, 3, generator=torch.Generator().manual_seed(0)).double(),
+        torch.tensor([0, 1, 0, 1, 1]),
+    )
     loss = run(GradAlign(T, detach=detach), net, x, y).loss
     assert abs(loss.item()) < 1e-15
     assert gradients(loss, net).abs().max() < 1e-14
@@ -90,7 +95,9 @@ def test_grad_align_of_a_binary_affine_network_is_0_and_flat(detach: Any) -> Non
 def authors_grad_align(net: nn.Module, x: Tensor, y: Tensor, delta: Tensor, clamp: bool) -> Tensor:
     """Gradients of the batch's mean loss, cosines over the samples that have both."""
     zero = torch.zeros_like(x, requires_grad=True)
-    shown = torch.max(torch.min(x + zero, torch.ones(1).double()), torch.zeros(1).double()) if clamp else x + zero
+    shown = (
+        torch.max(torch.min(x + zero, torch.ones(1).double()), torch.zeros(1).double()) if clamp else x + zero
+    )
     (g1,) = torch.autograd.grad(F.cross_entropy(net(shown), y), zero)
     delta = delta.clone().requires_grad_()
     (g2,) = torch.autograd.grad(F.cross_entropy(net(x + delta), y), delta, create_graph=True)
@@ -114,7 +121,9 @@ def test_grad_align_is_the_authors(clamp: bool, blind: int) -> None:
     expected = authors_grad_align(nets[0], x, y, delta, clamp)
     out = run(GradAlign(T, through_clamp=clamp), nets[1], x, y, {point: delta})
     torch.testing.assert_close(out.loss, expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(gradients(out.loss, nets[1]), gradients(expected, nets[0]), rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(
+        gradients(out.loss, nets[1]), gradients(expected, nets[0]), rtol=1e-8, atol=1e-12
+    )
     assert (out.per_sample["grad_align"] == 0).sum() == blind
     for ours, theirs in zip(nets[1].buffers(), nets[0].buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
@@ -176,7 +185,7 @@ def test_samples_without_an_angle_leave_the_mean(smooth_net: nn.Module, double_b
     assert (out.per_sample["grad_align"][~some] == 0).all()
 
 
-# -- LLR ----------------------------------------------------------------------------------------------------------------
+# -- LLR -------------------------------------------------
 
 
 @pytest.mark.parametrize(("y", "expected"), [(0, 0.06082191), (1, 0.05813121)])
@@ -204,7 +213,9 @@ def test_the_change_along_the_tangent() -> None:
     near(run(FirstOrderChange(FREE, at=rr.FGSM(FREE)), net, x, y).loss, 0.31511620)
 
 
-def test_the_gap_in_a_linear_region_is_the_divergence_for_every_label(relu_net: nn.Module, double_batch: Any) -> None:
+def test_the_gap_in_a_linear_region_is_the_divergence_for_every_label(
+    relu_net: nn.Module, double_batch: Any
+) -> None:
     net, (x, y) = relu_net.double(), double_batch
     point = rr.Uniform(T.with_eps(1e-4))
     probe = Probe(net, x, y, stream=Stream(0))
@@ -248,7 +259,12 @@ def test_the_two_parts_of_llr_share_everything(restless_net: nn.Module, batch: A
     objective = 2 * rr.CrossEntropy() + 4 * LinearityGap(T, point) + 1.2 * FirstOrderChange(T, point)
     plan = objective.plan((1, 4, 4), 3)
     # clean, three steps of the search, the end of it; one clean gradient for the search and for both parts
-    assert (plan.forwards, plan.input_backwards, plan.parameter_backwards, plan.double_backwards) == (5, 4, 2, 1)
+    assert (plan.forwards, plan.input_backwards, plan.parameter_backwards, plan.double_backwards) == (
+        5,
+        4,
+        2,
+        1,
+    )
     before = restless_net[1].num_batches_tracked.item()
     objective(restless_net, *batch)
     assert restless_net[1].num_batches_tracked == before + 1  # the clean forward alone
@@ -259,7 +275,7 @@ def test_the_gap_uses_the_same_dropout_masks_at_both_ends(restless_net: nn.Modul
     assert run(LinearityGap(nothing, at=rr.Uniform(nothing)), restless_net, *batch).loss < 1e-6
 
 
-# -- ELLE ---------------------------------------------------------------------------------------------------------------
+# -- ELLE -------------------------------------------------
 
 
 def elle_by_hand(net: nn.Module, x: Tensor, y: Tensor, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -331,7 +347,7 @@ def test_with_labels_on_some_elle_is_of_those(smooth_net: nn.Module, double_batc
     near(whole, part, 1e-16)
 
 
-# -- ELLE-A -------------------------------------------------------------------------------------------------------------
+# -- ELLE-A -------------------------------------------------
 
 
 def test_the_weight_follows_the_authors_rule() -> None:
@@ -388,7 +404,7 @@ def test_a_threat_given_later_keeps_the_state() -> None:
     assert made.with_threat(FREE) is made
 
 
-# -- contracts ----------------------------------------------------------------------------------------------------------
+# -- contracts -------------------------------------------------
 
 TERMS: list[rr.Term] = [
     GradAlign(T),

@@ -36,7 +36,12 @@ def binary() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def run(
-    objective: rr.Objective | rr.Term, net: Any, x: Tensor, y: Tensor, signs: Any = None, progress: float = 0.5
+    objective: rr.Objective | rr.Term,
+    net: Any,
+    x: Tensor,
+    y: Tensor,
+    signs: Any = None,
+    progress: float = 0.5,
 ) -> Any:
     """An objective's step with the random corner given."""
     objective = rr.Objective.of(objective) if isinstance(objective, rr.Term) else objective
@@ -67,7 +72,7 @@ def near(value: Any, expected: Any) -> None:
     )
 
 
-# -- SAT-R1, worked out -------------------------------------------------------------------------------------------------
+# -- SAT-R1, worked out -------------------------------------------------
 
 
 @pytest.mark.parametrize("bounds", [None, (0.0, 1.0)])
@@ -109,7 +114,7 @@ def test_r1_where_the_single_step_is_the_weaker_one() -> None:
     near(net[2].weight.grad, [[-0.48618922, 0, -0.00192], [0.00997078, 0, -0.002], [0.37829844, 0, 0.00188]])
 
 
-# -- SAT-R2, worked out -------------------------------------------------------------------------------------------------
+# -- SAT-R2, worked out -------------------------------------------------
 
 
 def test_r2_on_a_binary_affine_network() -> None:
@@ -119,9 +124,7 @@ def test_r2_on_a_binary_affine_network() -> None:
     near(out.per_sample["sat_r2"], [0.06125])
     near(out.loss, 1.28032698)
     near(torch.autograd.grad(out.loss, net.weight)[0], [[0.02525407, -0.21199187], [-0.02525407, 0.21199187]])
-    values = [
-        run(objective, net, x, y, s).values["sat_r2"] for s in itertools.product([1.0, -1.0], repeat=2)
-    ]
+    values = [run(objective, net, x, y, s).values["sat_r2"] for s in itertools.product([1.0, -1.0], repeat=2)]
     near(torch.stack(values).mean(), 0.03125)
 
 
@@ -142,7 +145,7 @@ def test_r2_on_three_classes_sees_the_sign_flips() -> None:
     near(torch.stack([run(term, net, x, y, s).loss for s in draws]).mean(), 0.045)
 
 
-# -- SAT-R3, worked out -------------------------------------------------------------------------------------------------
+# -- SAT-R3, worked out -------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,10 @@ def test_r3_on_a_binary_affine_network(tau: float, total: float, hinge: float, r
     near(out.values["sat_r3"], hinge)
     near(out.loss, total)
     near(torch.autograd.grad(out.loss, net.weight)[0], [row, [-v for v in row]])
-    near(run(sat_r3(rr.Threat("linf", 0.3, None), 1.0, 0.0, 0.1, 0.05), net, x, y, [1, -1]).values["sat_r3"], 0.77095705)
+    near(
+        run(sat_r3(rr.Threat("linf", 0.3, None), 1.0, 0.0, 0.1, 0.05), net, x, y, [1, -1]).values["sat_r3"],
+        0.77095705,
+    )
 
 
 @pytest.mark.parametrize(("tau", "total"), [(0.4, 1.74320749), (0.6, 1.62041741)])
@@ -184,7 +190,7 @@ def test_r3_is_of_batch_means_and_not_of_samples(smooth_net: nn.Module, double_b
     assert (low - 0.885 * high).relu().mean().item() > value.item() + 1e-4
 
 
-# -- as the authors compute them ----------------------------------------------------------------------------------------
+# -- as the authors compute them -------------------------------------------------
 
 
 def restless() -> nn.Module:
@@ -261,7 +267,7 @@ def test_losses_gradients_and_statistics_are_those_of_the_authors_loop(name: str
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
 
 
-# -- limits and options -------------------------------------------------------------------------------------------------
+# -- limits and options -------------------------------------------------
 
 
 def test_r1_with_one_step_and_r2_without_noise_are_nothing(smooth_net: nn.Module, double_batch: Any) -> None:
@@ -276,7 +282,10 @@ def test_without_weight_they_are_fgsm_training(smooth_net: nn.Module, double_bat
     objective = sat_r3(THREAT, 0.0, alpha=0.04)
     start = Rademacher(THREAT, scale=0.04 / 0.3)
     at = rr.Steepest(THREAT, start=start, clip="box")
-    near(objective(smooth_net, *double_batch, step=1), rr.Objective.of(rr.CrossEntropy(at=at))(smooth_net, *double_batch, step=1))
+    near(
+        objective(smooth_net, *double_batch, step=1),
+        rr.Objective.of(rr.CrossEntropy(at=at))(smooth_net, *double_batch, step=1),
+    )
 
 
 @pytest.mark.parametrize("tau", [0.5, 0.9, 1.0, 1.5])
@@ -305,7 +314,11 @@ def test_the_budget_says_how_far_a_point_may_be(smooth_net: nn.Module, double_ba
 
 def test_the_start_is_clipped_where_the_code_clips_it(smooth_net: nn.Module, double_batch: Any) -> None:
     x, y = torch.zeros_like(double_batch[0]), double_batch[1]
-    for term, clipped in ((SatR2(THREAT), False), (SatR3(THREAT), True), (SatR2(THREAT, clip_start=True), True)):
+    for term, clipped in (
+        (SatR2(THREAT), False),
+        (SatR3(THREAT), True),
+        (SatR2(THREAT, clip_start=True), True),
+    ):
         probe = Probe(smooth_net, x, y, stream=Stream(0))
         start = term.stack(THREAT).points[1].start
         assert bool(probe.at(start).min() >= 0) is clipped
@@ -330,7 +343,7 @@ def test_r1_of_more_samples_is_their_mean(smooth_net: nn.Module, double_batch: A
         near(run(SatR1(THREAT, samples=n), smooth_net, x, y).loss, every[-n:].mean())
 
 
-# -- what a step costs --------------------------------------------------------------------------------------------------
+# -- what a step costs -------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -362,7 +375,7 @@ def test_training_updates_the_statistics_once(batch: Any) -> None:
     assert net[1].num_batches_tracked == 2
 
 
-# -- contracts ----------------------------------------------------------------------------------------------------------
+# -- contracts -------------------------------------------------
 
 TERMS: list[rr.Term] = [
     SatR1(THREAT, steps=3),
@@ -383,7 +396,9 @@ def test_gradcheck(term: rr.Term, smooth_net: nn.Module, double_batch: Any) -> N
         return run(term, lambda u: functional_call(smooth_net, state, (u,)), x, y).loss
 
     # signs are constants almost everywhere, so the numerical derivative sees the same thing
-    assert gradcheck(loss, [p.detach().clone().requires_grad_() for p in smooth_net.parameters()], fast_mode=True)
+    assert gradcheck(
+        loss, [p.detach().clone().requires_grad_() for p in smooth_net.parameters()], fast_mode=True
+    )
 
 
 @pytest.mark.parametrize("norm", [1.0, 1.5, 2.0])
@@ -406,7 +421,9 @@ def test_side_effects(term: rr.Term, restless_net: nn.Module, batch: Any, snapsh
 
 
 @pytest.mark.parametrize("term", TERMS, ids=repr)
-def test_unlabelled_samples_count_for_nothing(term: rr.Term, smooth_net: nn.Module, double_batch: Any) -> None:
+def test_unlabelled_samples_count_for_nothing(
+    term: rr.Term, smooth_net: nn.Module, double_batch: Any
+) -> None:
     x, y = double_batch
     some = torch.tensor([True, False, True, True, True, False])
     signs = 2.0 * torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)) - 1
@@ -474,8 +491,14 @@ def test_autocast(relu_net: nn.Module, batch: Any) -> None:
         (lambda: SatR2(alpha=-1), "must be >= 0, got -1"),
         (lambda: SatR2(alpha=math.nan), "must be >= 0, got nan"),
         (lambda: SatR2(budget="half"), "budget must be 'full' or 'eps_minus_alpha', got 'half'"),
-        (lambda: SatR2(alpha=2, budget="eps_minus_alpha"), "leaves no step: alpha 2 is more than the step, 1"),
-        (lambda: SatR3(alpha=0.5, low=0.25, budget="eps_minus_alpha"), "alpha 0.5 is more than the step, 0.25"),
+        (
+            lambda: SatR2(alpha=2, budget="eps_minus_alpha"),
+            "leaves no step: alpha 2 is more than the step, 1",
+        ),
+        (
+            lambda: SatR3(alpha=0.5, low=0.25, budget="eps_minus_alpha"),
+            "alpha 0.5 is more than the step, 0.25",
+        ),
         (lambda: SatR3(low=1.5), r"in \[0, 1\], got 1.5"),
         (lambda: SatR3(find="test"), "mode must be one of"),
         (lambda: JointLoss(Stack((rr.Clean(),)), part=1), "one of the 1 points, from 0, got 1"),
@@ -493,4 +516,3 @@ def test_no_radius_is_no_perturbation(smooth_net: nn.Module, double_batch: Any) 
     for make in (sat_r1, sat_r2):
         near(make(nothing)(smooth_net, *double_batch), clean)
     near(sat_r3(nothing)(smooth_net, *double_batch), 1.6 * clean)
-

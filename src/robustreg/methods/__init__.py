@@ -5,6 +5,7 @@ from robustreg.methods.arow import arow
 from robustreg.methods.card import Card, card_of
 from robustreg.methods.cross_lipschitz import cross_lipschitz
 from robustreg.methods.cure import cure
+from robustreg.methods.edge_reg import edge_reg
 from robustreg.methods.elle import elle, elle_a
 from robustreg.methods.energy import energy
 from robustreg.methods.gat import gat
@@ -37,6 +38,7 @@ __all__ = [
     "cross_lipschitz",
     "cure",
     "double_backpropagation",
+    "edge_reg",
     "elle",
     "elle_a",
     "energy",

@@ -16,13 +16,15 @@ from robustreg.schedules import Ramp
 from robustreg.terms import CrossEntropy
 from robustreg.threat import Threat
 
+CITATION = (
+    "A. Rodriguez-Munoz, T. Wang, A. Torralba, Characterizing Model Robustness via Natural Input Gradients, ECCV "
+    "2024, arXiv 2409.20139; code adriarm/robustness_input_gradients"
+)
+
 CARD = Card(
     name="grad_norm",
     title="the dual norm of the input gradient on natural samples, for networks with smooth activations",
-    citation=(
-        "A. Rodriguez-Munoz, T. Wang, A. Torralba, Characterizing Model Robustness via Natural Input Gradients, ECCV "
-        "2024, arXiv 2409.20139; code adriarm/robustness_input_gradients"
-    ),
+    citation=CITATION,
     equations=(
         "w_ce CE(f(x), y) + w_gn a(t) eps mean_i ||g_i||_1,  g_i = grad_{x_i} CE(f(x_i), y_i)",
         "a(t) = min(t / 5 epochs, 1);  w_ce = w_gn = 1 is the linearised adversarial loss; w_ce + w_gn = 2 throughout",
@@ -76,7 +78,7 @@ CARD = Card(
         "statistics of the natural checkpoint",
         "with ReLU the second derivative is 0 almost everywhere and only the size of the weights can be learnt from: "
         "warn_if_relu(net) says so, and estimator='forward' gives such networks a usable signal",
-        "the edge-alignment variant (EdgeReg) is not part of it",
+        "the edge-alignment variant is a method of its own, edge_reg",
     ),
 )
 

@@ -5,6 +5,7 @@ from robustreg.penalties.class_gap import ClassWeightedGap
 from robustreg.penalties.consistency import Confidence, Consistency
 from robustreg.penalties.cross_lipschitz import AnchoredCrossLipschitz, CrossLipschitz, FisherTrace
 from robustreg.penalties.curvature import Curvature
+from robustreg.penalties.edges import EdgeAlignment
 from robustreg.penalties.energy import Energies, Energy, energies
 from robustreg.penalties.gradient import GradientNorm, Perturbed
 from robustreg.penalties.jacobian import JacobianNorm
@@ -22,6 +23,7 @@ __all__ = [
     "Consistency",
     "CrossLipschitz",
     "Curvature",
+    "EdgeAlignment",
     "Energies",
     "Energy",
     "FirstOrderChange",

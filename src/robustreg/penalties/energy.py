@@ -114,7 +114,9 @@ class Energy(Term):
     def needs(self) -> frozenset[str]:
         """A threat where there is none; labels where the divergence or a point reads them."""
         reads_labels = needs_labels(self.divergence) or (self.end is not None and self.end.reads_labels)
-        return frozenset(({"labels"} if reads_labels else set()) | ({"threat"} if self.threat is None else set()))
+        return frozenset(
+            ({"labels"} if reads_labels else set()) | ({"threat"} if self.threat is None else set())
+        )
 
     def __call__(self, probe: Probe) -> Tensor:
         """Values ``[B]``, on the scale of the loss."""
@@ -122,7 +124,9 @@ class Energy(Term):
         # of length 1, so that an energy of radius 0 is no division by 0
         unit, step = threat.with_eps(1.0), self.step * threat.eps or self.step
         gradients = [
-            GradientNorm(unit, False, self.estimator, step, at, self.divergence, self.mode)(probe)
+            GradientNorm(
+                unit, estimator=self.estimator, step=step, at=at, loss=self.divergence, mode=self.mode
+            )(probe)
             for at in self.around(threat)
         ]
         mean = torch.stack([g.square() if self.power == 2 else g for g in gradients]).mean(0)
