@@ -65,8 +65,14 @@ def pgd_training(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 LINF, L2 = rr.Threat("linf", EPS), rr.Threat("l2", EPS)
 PAIRS: dict[str, tuple[Step, rr.Objective]] = {
     "plain": (plain, rr.Objective.of(rr.CrossEntropy())),
-    "gradient norm, p = inf": (lambda n, x, y: gradient_penalty(n, x, y, float("inf")), rr.CrossEntropy() + rr.GradientNorm(LINF)),
-    "gradient norm, p = 2": (lambda n, x, y: gradient_penalty(n, x, y, 2.0), rr.CrossEntropy() + rr.GradientNorm(L2)),
+    "gradient norm, p = inf": (
+        lambda n, x, y: gradient_penalty(n, x, y, float("inf")),
+        rr.CrossEntropy() + rr.GradientNorm(LINF),
+    ),
+    "gradient norm, p = 2": (
+        lambda n, x, y: gradient_penalty(n, x, y, 2.0),
+        rr.CrossEntropy() + rr.GradientNorm(L2),
+    ),
     "perturbed, p = inf": (fgsm_training, rr.Objective.of(rr.Perturbed(LINF))),
     "PGD-3 training": (
         pgd_training,

@@ -1,4 +1,4 @@
-"""The public names of ``robustreg``, in one place. Importing it loads torch; ``robustreg`` itself waits until it must."""
+"""The public names of ``robustreg``, in one place. It loads torch; ``robustreg`` itself waits until it must."""
 
 from robustreg import losses, methods, numerics, penalties
 from robustreg.attacks import (

@@ -203,7 +203,8 @@ class Probe:
         if torch.compiler.is_compiling():
             raise RuntimeError("random numbers cannot be drawn inside a compiled step")
         generator = self.stream.generator(self.x.device, "normal", tuple(shape), *key)
-        return torch.randn(tuple(shape), generator=generator, device=self.x.device, dtype=self.x.dtype)
+        dtype = torch.promote_types(self.x.dtype, torch.float32)  # normals in bfloat16 are coarse
+        return torch.randn(tuple(shape), generator=generator, device=self.x.device, dtype=dtype)
 
     def loss_function(self, loss: Loss, mode: Mode) -> RowLoss:
         """``(logits [b, C], rows) -> [b]`` for the whole batch (rows None) or the rows of it that are still in play."""

@@ -168,15 +168,17 @@ def test_hat_is_trades_plus_the_helpers_labels_beyond_the_ball(fixture: Any) -> 
     assert helper.training
 
 
-def test_ikl_against_the_authors_pairwise_sum(fixture: Any) -> None:
+@pytest.mark.parametrize("gamma", [1.0, 0.2])
+def test_ikl_against_the_authors_pairwise_sum(gamma: float, fixture: Any) -> None:
     """At first with uniform weights, then with the class means of the step before."""
-    objective = methods.ikl(T, alpha=4, beta=20, temperature=4, refresh=1, attack=fixture.attack)
+    objective = methods.ikl(T, alpha=4, beta=20, temperature=4, gamma=gamma, refresh=1, attack=fixture.attack)
     z, adv = fixture.net.logits.detach()[:2], fixture.net.logits.detach()[2:4]
     means = torch.full((3, 3), 1 / 3, dtype=torch.float64)
     for _ in range(2):
-        w = means[fixture.y]
+        w = means[fixture.y].pow(gamma)
+        pairs = w[:, :, None] * w[:, None, :]
         d = (z[:, :, None] - z[:, None, :]) - (adv[:, :, None] - adv[:, None, :])
-        gap = 0.25 * (d.square() * w[:, :, None] * w[:, None, :]).sum((1, 2)).mean()
+        gap = 0.25 * (d.square() * pairs).sum() / pairs.sum()
         soft = -(z.softmax(1) * adv.log_softmax(1)).sum(1).mean()
         expected = 0.54393782 + 4 * soft + 20 * gap
         assert fixture.step(objective)[0] == approx(expected.item())

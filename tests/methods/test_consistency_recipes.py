@@ -47,7 +47,12 @@ def test_the_terms_can_be_written_one_by_one() -> None:
     attack = {"point": "pgd", "steps": 10, "step_size": 0.0375, "loss": "kl"}
     terms = [
         {"term": "cross_entropy", "smoothing": 0.2},
-        {"term": "consistency", "adversary": attack, "weight": 7.0, "by": {"term": "vulnerability", "at": attack}},
+        {
+            "term": "consistency",
+            "adversary": attack,
+            "weight": 7.0,
+            "by": {"term": "vulnerability", "at": attack},
+        },
     ]
     from robustreg.config.components import Builder
     from robustreg.config.objective import build_objective

@@ -222,10 +222,10 @@ class AdaptiveELLE(Term):
     clip: Clip = "none"
     loss: Loss = "ce"
     mode: Mode = "train"
-    weight: float = field(default=0.0, init=False)
-    seen: int = field(default=0, init=False)
-    mean: float = field(default=0.0, init=False)
-    spread: float = field(default=0.0, init=False)  # sum of squared deviations from the mean
+    weight: float = field(default=0.0, init=False, repr=False)
+    seen: int = field(default=0, init=False, repr=False)
+    mean: float = field(default=0.0, init=False, repr=False)
+    spread: float = field(default=0.0, init=False, repr=False)  # sum of squared deviations from the mean
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
