@@ -82,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     copy(options.comparison, options.out)
-    (options.out / "table.md").write_text(table(options.comparison))
+    (options.out / "table.md").write_text(table(options.comparison), encoding="utf-8")
     print(table(options.comparison))
 
 
