@@ -119,6 +119,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     from robustreg.models.catalogue import BUILDERS
 
     registry_before = {kind: dict(known) for kind, known in registry._registered.items()}
+    for known in registry._registered.values():
+        known.clear()  # what other tests registered, under names that a page uses too
     modules_before, models_before = set(sys.modules), dict(BUILDERS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

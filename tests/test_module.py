@@ -72,7 +72,9 @@ def test_seeds_and_ranks_draw_different_numbers(restless_net: nn.Module, batch: 
         {"seed": 0, "rank": 2},
         {},
     ]
-    losses = [build(restless_net, **o)(*batch, step=0, progress=0.5).item() for o in options]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)  # what decides where no seed is given
+        losses = [build(restless_net, **o)(*batch, step=0, progress=0.5).item() for o in options]
     assert len(set(losses)) == len(losses)
     assert build(restless_net, seed=0)(*batch, step=0, progress=0.5).item() == losses[0]
 
