@@ -25,7 +25,9 @@ class Timing:
         return middle, low, high
 
 
-def interleaved(functions: Mapping[str, Callable[[], object]], turns: int, warm_up: int = 3) -> dict[str, Timing]:
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], turns: int, warm_up: int = 3
+) -> dict[str, Timing]:
     """Run every function once a turn, in an order that alternates, and time each run."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     names = list(functions)

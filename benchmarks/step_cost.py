@@ -102,7 +102,9 @@ def gradient_gap(net: nn.Module, x: Tensor, y: Tensor, by_hand: Step, objective:
     return max(float((p - q).abs().max()) for p, q in pairs) / scale
 
 
-def measure(name: str, net: nn.Module, shape: tuple[int, ...], batch: int, turns: int) -> list[dict[str, object]]:
+def measure(
+    name: str, net: nn.Module, shape: tuple[int, ...], batch: int, turns: int
+) -> list[dict[str, object]]:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(batch, *shape, generator=generator)
     y = torch.randint(0, 10, (batch,), generator=generator)
@@ -150,11 +152,20 @@ def main() -> None:
     for name, net, shape, batch in (
         ("small_conv", build("small_conv", shape=(1, 8, 8), seed=0), (1, 8, 8), 64),
         ("lenet_plus", build("lenet_plus", shape=(1, 28, 28), seed=0), (1, 28, 28), 64),
-        ("preact_resnet18/4", build("preact_resnet18", shape=(3, 32, 32), width=0.25, seed=0), (3, 32, 32), 32),
+        (
+            "preact_resnet18/4",
+            build("preact_resnet18", shape=(3, 32, 32), width=0.25, seed=0),
+            (3, 32, 32),
+            32,
+        ),
     ):
         rows += measure(name, net, shape, batch, options.turns)
     if options.out:
-        machine = {"python": sys.version.split()[0], "torch": torch.__version__, "processor": platform.machine()}
+        machine = {
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "processor": platform.machine(),
+        }
         record = {"machine": machine, "threads": options.threads, "turns": options.turns, "rows": rows}
         options.out.write_text(json.dumps(record, indent=2) + "\n")
 

@@ -53,7 +53,11 @@ def table(comparison: Path) -> str:
     """Accuracies in percent: mean and standard deviation over seeds, then each seed with its Wilson interval."""
     runs = read_comparison(comparison).runs
     keys = attack_keys(runs)
-    columns = [("clean", clean), *((" ".join(k).strip(), partial(under, k)) for k in keys), ("worst case", worst)]
+    columns = [
+        ("clean", clean),
+        *((" ".join(k).strip(), partial(under, k)) for k in keys),
+        ("worst case", worst),
+    ]
     head = ["", "seeds", *(name for name, _ in columns)]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for group in group_by_name(runs):
@@ -69,7 +73,9 @@ def table(comparison: Path) -> str:
                 score = pick(run)
                 known = score is not None and score.low is not None and score.high is not None
                 cells.append(
-                    f"{100 * score.accuracy:.2f} [{100 * score.low:.2f}, {100 * score.high:.2f}]" if known else ""
+                    f"{100 * score.accuracy:.2f} [{100 * score.low:.2f}, {100 * score.high:.2f}]"
+                    if known
+                    else ""
                 )
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

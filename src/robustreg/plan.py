@@ -51,7 +51,9 @@ class Plan:
         A forward counts 1, a backward to the input 1, a backward to the parameters 2, and a double backward 3 more:
         it goes through the backward's graph once more, both ways.
         """
-        total = self.forwards + self.input_backwards + 2 * self.parameter_backwards + 3 * self.double_backwards
+        total = (
+            self.forwards + self.input_backwards + 2 * self.parameter_backwards + 3 * self.double_backwards
+        )
         return total / 3.0
 
     def to_dict(self) -> dict[str, Any]:
