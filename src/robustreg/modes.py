@@ -12,6 +12,10 @@ Three modes, always relative to the flags that the network's owner has set:
 
 Papers mix these on purpose (find the adversarial point in eval, train on it in train), so the mode is an argument of
 every request to the network and never a global.
+
+Two limits. A model that is a plain function has no flags to set: it runs as it is in every mode, so hand over the
+module itself. And only torch's normalisation layers are held still in ``"batch"``: other layers that write to buffers
+in a training forward, spectral normalisation's power iteration say, do so there too.
 """
 
 from __future__ import annotations
