@@ -372,11 +372,13 @@ def recipe_keys() -> Iterator[str]:
 @pytest.mark.parametrize("kind", ["term", "point", "method", "weight", "model", "optimizer", "schedule"])
 def test_every_component_is_described_with_its_options(kind: str) -> None:
     """One row of a table each: its name first, and every option that a recipe may set."""
-    from robustreg.registry import components
+    from robustreg.registry import _registered, components
 
     lines = [line for line in prose(DOCS / "recipes.md").splitlines() if line.startswith("| `")]
     rows = [re.findall(r"`([^`]+)`", line) for line in lines]
     for known, factory in components(kind).items():
+        if known in _registered[kind]:  # by another test
+            continue
         if kind == "method" and not hasattr(factory, "card"):
             continue
         options = set(inspect.signature(factory).parameters) - GIVEN_BY_THE_RUN
