@@ -7,7 +7,6 @@ A ``Term`` turns what a probe knows of a batch into values ``[B]``. Terms are ad
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from robustreg.losses import Loss, SmoothedCrossEntropy, check_loss, needs_label
 from robustreg.modes import Mode, check_mode
 from robustreg.points import CLEAN, Point
 from robustreg.probe import Probe
+from robustreg.registry import snake_case
 from robustreg.schedules import Weight
 from robustreg.threat import Threat
 
@@ -37,7 +37,7 @@ class Term:
     @property
     def name(self) -> str:
         """What the term is called in logs: its class in snake case."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        return snake_case(type(self).__name__)
 
     @property
     def needs(self) -> frozenset[str]:

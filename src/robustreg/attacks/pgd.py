@@ -145,7 +145,6 @@ class PGD(Point):
                 highest[rows[better]] = losses[better]
                 found[rows[better]] = z[better]
                 if fooled is not None:
-                    highest[rows[fooled]] = math.inf
                     keep = ~fooled
                     rows, z, x = rows[keep], z[keep], x[keep]
                     g = g[keep] if g is not None else None

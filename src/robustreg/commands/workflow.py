@@ -112,13 +112,14 @@ def load_net(built: Built, folder: Path, setting: Setting) -> nn.Module:
         UsageError: the run has no such checkpoint.
         CheckpointError: it is damaged or of another model.
     """
+    from robustreg.files import settled_folder
     from robustreg.training.checkpoint import load_weights
 
     which = built.recipe.evaluation.checkpoint
     checkpoint = folder / "checkpoints" / which
     if which == "best" and built.splits.validation is None:
         raise UsageError("`evaluation.checkpoint: best` needs a validation split, but `validation.size` is 0")
-    if not checkpoint.is_dir():
+    if not settled_folder(checkpoint).is_dir():
         raise UsageError(f"{folder} has no trained network yet: there is no {checkpoint}")
     load_weights(built.net, checkpoint)
     return built.net.eval().to(torch_device(setting.device))
