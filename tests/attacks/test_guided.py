@@ -40,12 +40,12 @@ def test_it_climbs_the_mean_loss_plus_the_discrepancy(
     x, y = double_batch
     u = start(smooth_net, double_batch, 1).requires_grad_()
     apart = discrepancies.between(name)(smooth_net(x), smooth_net(u)).mean()
-    (g,) = torch.autograd.grad(numerics.cross_entropy(smooth_net(u), y).mean() + 50 * apart, u)
+    (g,) = torch.autograd.grad(numerics.cross_entropy(smooth_net(u), y).mean() + 1e4 * apart, u)
     expected = T.project(u.detach() + T.eps * g.sign(), x)
-    found = trained_at(smooth_net, one_step(Guided(name, 50.0)), double_batch, 1)
+    found = trained_at(smooth_net, one_step(Guided(name, 1e4)), double_batch, 1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-15)
     plain = trained_at(smooth_net, one_step("ce"), double_batch, 1)
-    assert not torch.equal(found, plain)
+    assert (found != plain).float().mean() > 0.05  # where the discrepancy leads elsewhere
 
 
 def test_only_odd_steps_are_guided(smooth_net: nn.Module, double_batch: Any) -> None:
