@@ -412,6 +412,71 @@ def test_compare_methods_on_a_data_set(capsys: pytest.CaptureFixture[str]) -> No
     assert "form: penalty" not in Path("cmp/gradient_family-s0/recipe.yaml").read_text()
 
 
+def test_every_method_is_compared_by_its_recipe_for_the_data_or_as_plain_is_trained() -> None:
+    from robustreg.commands.compare import load_all, methods_named
+    from robustreg.registry import components
+
+    named = methods_named("all")
+    assert named[0] == "plain"
+    assert set(named) - {"plain"} == {n for n, made in components("method").items() if hasattr(made, "card")}
+    assert methods_named("gat,vat") == ["gat", "vat"]
+    gat, family = load_all([], ["gat", "gradient_family"], [], [], seeds=1)
+    assert gat.to_dict()["objective"] == {"method": "gat", **GAT_OF_DIGITS}
+    assert family.to_dict()["objective"] == {"method": "gradient_family"}
+
+
+GAT_OF_DIGITS = {"lam": 10.0}
+
+
+def test_runs_are_made_at_the_same_time_and_one_that_fails_stops_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.py").write_text(
+        "import robustreg as rr\n\n\n@rr.register('term')\nclass Breaking(rr.Term):\n"
+        "    def __call__(self, probe):\n        if probe.stream.step == 2:\n"
+        "            raise RuntimeError('the third step')\n        return probe.loss()\n"
+    )
+    content = Path(ROOT / "recipes" / "plain.yaml").read_text().replace("name: plain", "name: broken")
+    content = content.replace("terms: [cross_entropy]", "terms: [breaking]") + "imports: [broken.py]\n"
+    (tmp_path / "broken.yaml").write_text(content)
+    words = ["compare", "plain", "broken.yaml", "gradient_l2", *QUICK, "--out", "cmp", "--no-progress"]
+    for jobs in ("2", "1"):  # the second time only the broken one is left
+        assert run(*words, "--jobs", jobs) == 2
+        out, err = capsys.readouterr()
+        assert "1 of 3 runs failed: broken-s0: the third step" in err
+        assert "plain" in out
+        assert all(
+            Path(f"cmp/{name}-s0/evaluation/evaluation.json").is_file() for name in ("plain", "gradient_l2")
+        )
+    assert "2 of 3 runs are finished already" in out
+
+
+def test_the_leaderboard_is_in_the_order_of_the_worst_case(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from robustreg.commands import leaderboard
+
+    runs = []
+    for name, accuracy in (("low", 0.1), ("high", 0.9), ("middle", 0.5)):
+        score = {"accuracy": accuracy, "low": accuracy, "high": accuracy}
+        folder = tmp_path / name
+        (folder / "evaluation").mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"name": name, "seed": 0, "status": "finished"}))
+        content = {
+            "n": 10,
+            "seed": 0,
+            "threat": {"norm": "inf", "eps": 0.1, "bounds": [0, 1]},
+            "clean": score,
+        }
+        content |= {"attacks": [], "worst_case": score, "curve": []}
+        (folder / "evaluation" / "evaluation.json").write_text(json.dumps(content))
+        runs.append({"name": name, "path": name, "seed": 0})
+    (tmp_path / "compare.json").write_text(json.dumps({"title": "", "runs": runs}))
+    leaderboard.show(tmp_path)
+    out = capsys.readouterr().out
+    assert out.index("high") < out.index("middle") < out.rindex("low")
+
+
 def test_a_penalty_from_outside_the_package_works_with_recipes_and_compare(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import io
 import re
 import shlex
@@ -372,7 +371,7 @@ def recipe_keys() -> Iterator[str]:
 @pytest.mark.parametrize("kind", ["term", "point", "method", "weight", "model", "optimizer", "schedule"])
 def test_every_component_is_described_with_its_options(kind: str) -> None:
     """One row of a table each: its name first, and every option that a recipe may set."""
-    from robustreg.registry import _registered, components
+    from robustreg.registry import _registered, components, options_of
 
     lines = [line for line in prose(DOCS / "recipes.md").splitlines() if line.startswith("| `")]
     rows = [re.findall(r"`([^`]+)`", line) for line in lines]
@@ -381,7 +380,7 @@ def test_every_component_is_described_with_its_options(kind: str) -> None:
             continue
         if kind == "method" and not hasattr(factory, "card"):
             continue
-        options = set(inspect.signature(factory).parameters) - GIVEN_BY_THE_RUN
+        options = set(options_of(factory)) - GIVEN_BY_THE_RUN
         assert any(row[0] == known and options <= set(row) for row in rows), (
             f"docs/recipes.md has no row for the {kind} {known} with {', '.join(sorted(options)) or 'no options'}"
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from robustreg.objective import Objective
 from robustreg.points import CLEAN, Point
-from robustreg.probe import Needs, Probe
+from robustreg.probe import Held, Needs, Probe
 from robustreg.streams import Stream, global_seed
 from robustreg.terms import CrossEntropy, Term
 
@@ -45,18 +46,26 @@ class ObjectiveModule(nn.Module):
         self.rank = rank
         self.values: dict[str, Tensor] = {}
         self._steps = 0
+        self._held: Held | None = None
         self._compiled: Any = None
         self._tested = False
         self._options: dict[str, Any] = {}
 
     def forward(
-        self, x: Tensor, y: Tensor | None = None, *, step: int | None = None, progress: float | None = None
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        index: Tensor | None = None,
+        *,
+        step: int | None = None,
+        progress: float | None = None,
     ) -> Tensor:
         """The scalar loss of a batch.
 
         Args:
             x: samples ``[B, ...]``.
             y: labels ``[B]``, -1 for unlabelled.
+            index: the samples' places ``[B]`` in the data, for terms that remember something of every sample.
             step: number of the step, which names its random stream; counted here if it is not given.
             progress: of training in [0, 1], for scheduled weights.
         """
@@ -66,9 +75,33 @@ class ObjectiveModule(nn.Module):
         self._steps = stream.step + 1
         if self._compiled is not None:
             return self._run_compiled(x, y, stream, progress)
-        out = self.objective.detailed(self.net, x, y, progress=progress, stream=stream)
+        out = self.objective.detailed(
+            self.net, x, y, progress=progress, stream=stream, index=index, held=self._held
+        )
         self.values = out.values
         return out.loss
+
+    @contextmanager
+    def holding_points(self) -> Iterator[None]:
+        """Within, forwards are of one batch and one ``step``, and all look at the points that the first one finds.
+
+        For methods that change the weights and look again: attacks are not repeated. States of terms change once, when
+        this ends without an exception, by what the first forward asked for.
+
+        Raises:
+            RuntimeError: the step is compiled, so its points are inside the graph.
+        """
+        if self._compiled is not None:
+            raise RuntimeError(
+                "cannot look at the same points again: the step is compiled, and its points are inside the graph"
+            )
+        self._held = held = Held()
+        try:
+            yield
+        finally:
+            self._held = None
+        for action in held.deferred or ():
+            action()
 
     def compile(self, **options: Any) -> None:
         """Compile the whole step, attack, double backward and loss, as one graph.
@@ -115,6 +148,8 @@ class ObjectiveModule(nn.Module):
             )
         if needs.deferred:
             raise RuntimeError("cannot compile: a term updates a state of its own after each step")
+        if needs.progress:
+            raise RuntimeError("cannot compile: an attack or a target changes with the progress of training")
         if needs.shared_dropout and any(_drops_out(m) for m in self.net.modules()):
             raise RuntimeError(
                 "cannot compile: a term needs the same dropout masks at two points, which a compiled step cannot give"

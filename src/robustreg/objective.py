@@ -19,7 +19,7 @@ from robustreg.losses import check_labels
 from robustreg.modes import Model, out_of_inference
 from robustreg.plan import Plan, StandIn, count, learn
 from robustreg.points import Point
-from robustreg.probe import Needs, Probe, check_samples
+from robustreg.probe import Held, Needs, Probe, check_samples
 from robustreg.schedules import Weight, times, weight_at
 from robustreg.streams import Stream
 from robustreg.terms import Term, mean_over_samples
@@ -106,9 +106,10 @@ class Objective:
         progress: float | None = None,
         step: int | None = None,
         stream: Stream | None = None,
+        index: Tensor | None = None,
     ) -> Tensor:
         """The scalar loss of a batch; see ``detailed``."""
-        return self.detailed(model, x, y, progress=progress, step=step, stream=stream).loss
+        return self.detailed(model, x, y, progress=progress, step=step, stream=stream, index=index).loss
 
     def detailed(
         self,
@@ -119,6 +120,8 @@ class Objective:
         progress: float | None = None,
         step: int | None = None,
         stream: Stream | None = None,
+        index: Tensor | None = None,
+        held: Held | None = None,
     ) -> Detailed:
         """The loss of a batch with each term's value beside it.
 
@@ -130,25 +133,40 @@ class Objective:
             step: number of the step, which names its random stream together with ``torch.initial_seed()``; without it
                 the objective counts its own calls.
             stream: the random stream itself, in place of ``step``.
+            index: the samples' places ``[B]`` in the data, for terms that remember something of every sample.
+            held: what this evaluation shares with others of the same batch and step.
         """
-        first = self.prepare(x, y)
+        first = self.prepare(x, y, index)
         if stream is None:
             stream = Stream(torch.initial_seed(), self._calls if step is None else step)
             self._calls += 1
         with out_of_inference(x, y) as (x, y):
-            probe = Probe(model, x, y, stream=stream, needs=self.needs, threat=self.threat)
+            probe = Probe(
+                model,
+                x,
+                y,
+                stream=stream,
+                needs=self.needs,
+                threat=self.threat,
+                progress=progress,
+                index=index,
+                points=None if held is None else held.points,
+            )
             detailed = self.evaluate(probe, self.weights_at(progress))
-        for action in probe.deferred:
-            action()
+        if held is None:
+            for action in probe.deferred:
+                action()
+        elif held.deferred is None:
+            held.deferred = probe.deferred
         if first:
             _warn_of_probabilities(probe)
         return detailed
 
-    def prepare(self, x: Tensor, y: Tensor | None = None) -> bool:
+    def prepare(self, x: Tensor, y: Tensor | None = None, index: Tensor | None = None) -> bool:
         """Check the first batch and learn what a step asks for; True if this was the first."""
         if self._prepared:
             return False
-        self.check(x, y)
+        self.check(x, y, index)
         self.needs = self._learn(x, y)
         self._prepared = True
         return True
@@ -197,15 +215,20 @@ class Objective:
 
     # -- before the first step -------------------------------------------------------------------------------------
 
-    def check(self, x: Tensor, y: Tensor | None = None) -> None:
+    @property
+    def reads_index(self) -> bool:
+        """Whether a term needs to know which samples of the data a batch holds."""
+        return any("index" in term.needs for _, term in self.entries)
+
+    def check(self, x: Tensor, y: Tensor | None = None, index: Tensor | None = None) -> None:
         """Say in one sentence what is missing or wrong, before anything runs.
 
         Raises:
-            ValueError: a term needs labels, a threat or an adversary that is not there; inputs outside a threat's
-                bounds or not finite; labels of the wrong shape or below -1.
+            ValueError: a term needs labels, a threat, an adversary or an index that is not there; inputs outside a
+                threat's bounds or not finite; labels of the wrong shape or below -1.
             TypeError: inputs or labels of the wrong type.
         """
-        self.check_needs(has_labels=y is not None)
+        self.check_needs(has_labels=y is not None, has_index=index is not None)
         check_samples(x)
         if y is not None:
             check_labels(x, y)
@@ -214,7 +237,7 @@ class Objective:
         if not torch.isfinite(x).all():
             raise ValueError("x holds NaN or infinite values")
 
-    def check_needs(self, has_labels: bool = True) -> None:
+    def check_needs(self, has_labels: bool = True, has_index: bool = True) -> None:
         """Raise if a term needs something that is not there."""
         for name, (_, term) in zip(self.names, self.entries, strict=True):
             for need in sorted(term.needs):
@@ -227,6 +250,11 @@ class Objective:
                     raise ValueError(f"the term {name} needs an adversary: pass a point such as PGD(threat)")
                 if need == "labels" and not has_labels:
                     raise ValueError(f"the term {name} needs labels, but y is None")
+                if need == "index" and not has_index:
+                    raise ValueError(
+                        f"the term {name} remembers something of every sample: pass index=... (integers [B]), or let "
+                        "the loader give it, Loader(..., index=True)"
+                    )
 
     def _learn(self, x: Tensor, y: Tensor | None) -> Needs | None:
         # On a stand-in of a few samples: the user's network must not be run for it. A term that only works on a real
@@ -238,7 +266,7 @@ class Objective:
         except Exception:
             return None
 
-    def plan(self, shape: tuple[int, ...] | None = None, classes: int = 10) -> Plan:
+    def plan(self, shape: tuple[int, ...] | None = None, classes: int = 10, *, evaluations: int = 1) -> Plan:
         """What one step costs, before it runs: forwards, input backwards, parameter backwards, double backwards.
 
         The step is run on a small stand-in network and its passes are counted.
@@ -246,9 +274,11 @@ class Objective:
         Args:
             shape: of one sample, ``(C, H, W)`` say; needed only where terms or bounds depend on it.
             classes: number of classes.
+            evaluations: of the loss and its gradient in a step, at points that the first one finds; 2 where the
+                weights are perturbed.
         """
         self.check_needs()
-        return count(self, shape or _shape_from(self) or (3, 8, 8), classes)
+        return count(self, shape or _shape_from(self) or (3, 8, 8), classes, evaluations)
 
     # -- state -----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from robustreg.points import Point
 from robustreg.probe import Needs, Pass, Probe
 from robustreg.streams import Stream
 
@@ -106,29 +107,57 @@ def learn(objective: Objective, model: nn.Module, x: Tensor, y: Tensor | None) -
     return needs
 
 
-def count(objective: Objective, shape: tuple[int, ...], classes: int) -> Plan:
-    """Run a step on a stand-in and count its passes."""
+def count(objective: Objective, shape: tuple[int, ...], classes: int, evaluations: int = 1) -> Plan:
+    """Run a step on a stand-in and count its passes; later evaluations look at the points that the first finds."""
     x, y = _samples(objective, shape, classes)
     model = StandIn(shape, classes)
     with torch.enable_grad():
         needs = learn(objective, model, x, y)
-        probe = Probe(model, x, y, stream=Stream(0), needs=needs, threat=objective.threat, rehearsing=True)
-        loss = objective.evaluate(probe, objective.weights_at(0.5)).loss
-        reached = _reached(probe.passes, loss)
+        passes: list[Pass] = []
+        reached: list[Pass] = []
+        points: dict[Point, Tensor] = {}
+        for _ in range(evaluations):
+            probe = _rehearsal(objective, model, x, y, needs, rehearsing=True, points=points)
+            loss = objective.evaluate(probe, objective.weights_at(0.5)).loss
+            passes += probe.passes
+            reached += _reached(probe.passes, loss)
     return Plan(
-        forwards=sum(p.kind == "forward" for p in probe.passes),
-        input_backwards=sum(p.kind == "input backward" for p in probe.passes),
+        forwards=sum(p.kind == "forward" for p in passes),
+        input_backwards=sum(p.kind == "input backward" for p in passes),
         parameter_backwards=sum(p.kind == "forward" for p in reached),
         double_backwards=sum(p.kind == "input backward" for p in reached),
-        rows=tuple(PlanRow(p.kind, p.point, p.mode, tuple(p.asked_by)) for p in probe.passes),
+        rows=tuple(PlanRow(p.kind, p.point, p.mode, tuple(p.asked_by)) for p in passes),
     )
 
 
 def _rehearse(objective: Objective, model: nn.Module, x: Tensor, y: Tensor | None, needs: Needs) -> Probe:
-    probe = Probe(model, x, y, stream=Stream(0), needs=needs, threat=objective.threat)
+    probe = _rehearsal(objective, model, x, y, needs)
     with torch.enable_grad():
         objective.evaluate(probe, objective.weights_at(0.5))
     return probe
+
+
+def _rehearsal(
+    objective: Objective,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None,
+    needs: Needs,
+    rehearsing: bool = False,
+    points: dict[Point, Tensor] | None = None,
+) -> Probe:
+    return Probe(
+        model,
+        x,
+        y,
+        stream=Stream(0),
+        needs=needs,
+        threat=objective.threat,
+        progress=0.5,
+        index=torch.arange(len(x), device=x.device),
+        rehearsing=rehearsing,
+        points=points,
+    )
 
 
 def _samples(objective: Objective, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:

@@ -70,6 +70,11 @@ class Point:
         loss = getattr(self, "loss", None)
         return (loss is not None and needs_labels(loss)) or any(p.reads_labels for p in self.parts())
 
+    @property
+    def reads_index(self) -> bool:
+        """Whether finding this point needs to know which samples of the data these are."""
+        return any(p.reads_index for p in self.parts())
+
     def threats(self) -> Iterator[Threat]:
         """Every threat in this point and its parts."""
         for f in dataclasses.fields(self):  # type: ignore[arg-type]

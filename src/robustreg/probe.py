@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustreg.losses import Loss, RowLoss, bound_loss, labelled
+from robustreg.memory import Memory
 from robustreg.modes import Mode, Model, Statistics, live_statistics, running
 from robustreg.points import CLEAN, Point
+from robustreg.schedules import Weight, weight_at
 from robustreg.streams import Stream, global_seed
 from robustreg.threat import Threat
 
@@ -35,6 +38,7 @@ class Needs:
         shared_dropout: whether a forward uses the dropout masks of another point's.
         deferred: whether a stateful term's update is to run after the step.
         evaluation: whether a forward runs in ``"eval"`` mode.
+        progress: whether something but a term's weight changes with the progress of training.
     """
 
     input_graph: set[ForwardKey] = field(default_factory=set)
@@ -44,13 +48,34 @@ class Needs:
     shared_dropout: bool = False
     deferred: bool = False
     evaluation: bool = False
+    progress: bool = False
+
+
+@dataclass
+class Held:
+    """What evaluations of one batch at different weights share within a step.
+
+    Attributes:
+        points: their coordinates: found by the first evaluation, looked at again by the others.
+        deferred: the updates of states that the first asked for; None before it.
+    """
+
+    points: dict[Point, Tensor] = field(default_factory=dict)
+    deferred: list[Callable[[], None]] | None = None
+
+
+class Teacher(Protocol):
+    """Whoever has a network to ask: a memory that averages the trained one, say. Compared by identity."""
+
+    def network(self, probe: Probe) -> Model:
+        """The network for the probe's step."""
 
 
 @dataclass
 class Pass:
     """One run of the network, or one backward to its input, and who asked for it."""
 
-    kind: str  # "forward" or "input backward"
+    kind: str  # "forward", "input backward" or "teacher forward"
     point: str
     mode: Mode
     asked_by: list[str]
@@ -75,6 +100,9 @@ class Probe:
         needs: what will be asked, if it is known.
         noise: draws of random points that were made beforehand.
         threat: the threat that terms without one of their own use.
+        progress: of training, in [0, 1].
+        index: the samples' places ``[B]`` in the data, for what is remembered sample by sample.
+        points: where points are that need not be found again; those found now are added.
         attacking: points are wanted for themselves: searching attacks may stop early, sample by sample.
         rehearsing: keep every graph and output, to learn needs and to count passes.
     """
@@ -89,6 +117,9 @@ class Probe:
         needs: Needs | None = None,
         noise: Mapping[Point, Tensor] | None = None,
         threat: Threat | None = None,
+        progress: float | None = None,
+        index: Tensor | None = None,
+        points: dict[Point, Tensor] | None = None,
         attacking: bool = False,
         rehearsing: bool = False,
     ) -> None:
@@ -98,11 +129,15 @@ class Probe:
         self.y = y
         self.stream = stream
         self.threat = threat
+        self.progress = progress
+        self.index = index
         self.attacking = attacking
         self.passes: list[Pass] = []
         self.asking = ""
         self.asked = Needs()
         self.deferred: list[Callable[[], None]] = []
+        self.predicted: dict[Point, list[Tensor]] = {}
+        self._remembering: set[object] = set()
         self._needs = needs
         self._noise: dict[Point, Tensor] = dict(noise or {})
         self._rehearsing = rehearsing
@@ -110,9 +145,10 @@ class Probe:
         self._range_checked = False
         self._labelled: Tensor | None = None
         self._statistics: Statistics | None = None
-        self._at: dict[Point, Tensor] = {}
+        self._at: dict[Point, Tensor] = {} if points is None else points
         self._forwards: dict[ForwardKey, _Forward] = {}
         self._grads: dict[GradKey, tuple[Tensor, Pass, bool]] = {}
+        self._answers: dict[tuple[object, Point], tuple[Tensor, Pass]] = {}
 
     # -- what terms and points ask for ---------------------------------------------------------------------------
 
@@ -198,6 +234,27 @@ class Probe:
             self._record("input backward", _name(point), forward.record.mode)
         return product.detach()
 
+    def ask(self, teacher: nn.Module | Teacher, point: Point = CLEAN) -> Tensor:
+        """Logits ``[B, C]`` of another network at a point: in evaluation mode, a constant, once for all who ask.
+
+        The network is moved to the batch's device and is otherwise left as it is. In a rehearsal the stand-in answers.
+        """
+        if (teacher, point) not in self._answers:
+            known = isinstance(teacher, nn.Module)
+            network = self.model if self.stands_in and known else teacher if known else teacher.network(self)
+            z = self.at(point)
+            with torch.no_grad():
+                logits = self._apply(_moved(network, z), "eval", "teacher", point, model=network)
+            self._answers[teacher, point] = logits, self._record("teacher forward", _name(point), "eval")
+        logits, record = self._answers[teacher, point]
+        self._share(record)
+        return logits
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether this is a rehearsal, on a network that stands in for every other."""
+        return bool(getattr(self.model, "stands_in", False))
+
     def normal(self, shape: Sequence[int], *key: object) -> Tensor:
         """Standard normal numbers of any shape from a stream of their own, named by ``key``; equal keys share."""
         if torch.compiler.is_compiling():
@@ -231,6 +288,21 @@ class Probe:
         if self._labelled is None:
             self._labelled = (self.labels() >= 0).sum().clamp(min=1)
         return self._labelled
+
+    def scheduled(self, weight: Weight) -> float:
+        """The number behind a weight that changes with the progress of training, for what is no term's weight."""
+        if callable(weight):
+            self.asked.progress = True
+        return weight_at(weight, self.progress)
+
+    def sample_index(self) -> Tensor:
+        """The samples' places ``[B]`` in the data, or a sentence where they are not known."""
+        if self.index is None:
+            raise ValueError(
+                f"{self.asking or 'this term'} remembers something of every sample and needs to know which these are: "
+                "pass index=... (integers [B]), or let the loader give it, Loader(..., index=True)"
+            )
+        return self.index
 
     def required_threat(self) -> Threat:
         """The objective's threat, or a sentence where there is none."""
@@ -280,9 +352,16 @@ class Probe:
 
     # -- states of a step ------------------------------------------------------------------------------------------
 
-    def defer(self, action: Callable[[], None]) -> None:
-        """Have a stateful term's update run after the step was computed, and not at all in a rehearsal."""
+    def defer(self, action: Callable[[], None], memory: Memory | None = None) -> None:
+        """Have a memory's update run after the step was computed, and not at all in a rehearsal.
+
+        With ``memory`` only the first update of that memory in this step counts: several terms may share one.
+        """
         self.asked.deferred = True
+        if memory is not None:
+            if memory in self._remembering:
+                return
+            self._remembering.add(memory)
         self.deferred.append(action)
 
     @contextlib.contextmanager

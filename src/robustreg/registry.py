@@ -134,6 +134,12 @@ def lookup(kind: str, name: str) -> Callable[..., Any]:
     return found[name]
 
 
+def options_of(component: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The options of a component: its parameters, but for the ``memory`` that it makes itself."""
+    parameters = inspect.signature(component).parameters
+    return {name: parameter for name, parameter in parameters.items() if name != "memory"}
+
+
 def name_of(kind: str, component: object) -> str | None:
     """The name under which a component is registered, or None."""
     return next((name for name, known in components(kind).items() if known is component), None)

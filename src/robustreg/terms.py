@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robustreg.losses import Loss, SmoothedCrossEntropy, check_loss, needs_labels
+from robustreg.memory import Memory, memories
 from robustreg.modes import Mode, check_mode
 from robustreg.points import CLEAN, Point
 from robustreg.probe import Probe
@@ -41,7 +42,8 @@ class Term:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What must be there before the first step: of ``"labels"``, ``"threat"``, ``"adversary"``.
+        """What must be there before the first step: of ``"labels"``, ``"threat"``, ``"adversary"``,
+        ``"index"`` (which samples of the data these are).
 
         By default it is read off the fields: a loss or point that reads labels, an optional threat or adversary that
         is None. A term that needs labels is averaged over the labelled samples only.
@@ -55,6 +57,8 @@ class Term:
                 needs.add("labels")
             if isinstance(value, Point) and value.reads_labels:
                 needs.add("labels")
+            if isinstance(value, Point) and value.reads_index:
+                needs.add("index")
             if isinstance(value, Term):
                 needs |= value.needs
         return frozenset(needs)
@@ -74,15 +78,21 @@ class Term:
         yield from _threats(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and JSON-able values to save; empty for a term without state."""
-        return {}
+        """Tensors and JSON-able values to save: the memories of the term's parts, by their path; empty without any."""
+        states = {path: (part, part.state_dict()) for path, part in _stateful(self)}
+        return {path: state for path, (part, state) in states.items() if state or isinstance(part, Memory)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` gave."""
-        if state:
+        parts = dict(_stateful(self))
+        expected = {path for path, part in parts.items() if path in state or isinstance(part, Memory)}
+        if expected != set(state):
             raise ValueError(
-                f"{self.name} has no state, but the checkpoint holds {', '.join(sorted(state))} for it"
+                f"the state of {self.name} is {', '.join(sorted(expected)) or 'empty'}, but the checkpoint holds "
+                f"{', '.join(sorted(state)) or 'none'}: it is of another objective"
             )
+        for path, part in parts.items():
+            part.load_state_dict(state.get(path, {}))
 
     def __add__(self, other: Term | Objective) -> Objective:
         return self._alone() + other
@@ -189,20 +199,6 @@ class Weighted(Term):
             weight = weight / torch.where(scale == 0, 1.0, scale)
         return values * weight
 
-    def state_dict(self) -> dict[str, Any]:
-        """The states of both parts, where there are any."""
-        states = {
-            "term": self.term.state_dict(),
-            "by": self.by.state_dict() if isinstance(self.by, Term) else {},
-        }
-        return {key: state for key, state in states.items() if state}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
-        self.term.load_state_dict(state.get("term", {}))
-        if isinstance(self.by, Term):
-            self.by.load_state_dict(state.get("by", {}))
-
 
 def weighted(term: Term, by: WeightOf, *, detach: bool = False, normalise: bool = False) -> Weighted:
     """Weight a term's samples by another per-sample quantity.
@@ -250,6 +246,16 @@ def _threats(value: Any) -> Iterator[Threat]:
     elif isinstance(value, Term):
         for name in _field_names(value):
             yield from _threats(getattr(value, name))
+
+
+def _stateful(term: Term) -> Iterator[tuple[str, Term | Memory]]:
+    """The terms in a term's fields, and the memories in all other fields, by path."""
+    for name in _field_names(term):
+        value = getattr(term, name)
+        if isinstance(value, Term):
+            yield name, value
+        else:
+            yield from memories(value, name)
 
 
 def _field_names(value: object) -> list[str]:

@@ -191,3 +191,14 @@ def test_the_shares_of_processes_are_the_batch_of_one(world):
 def test_bad_settings(options, message):
     with pytest.raises(ValueError, match=message):
         loader(**options)
+
+
+def test_a_loader_can_say_which_samples_it_gives():
+    data, seen = make(10), []
+    for x, _, index in loader(data, augment=None, index=True):
+        torch.testing.assert_close(x, data.x[index] / 255)
+        seen.append(index)
+    assert sorted(torch.cat(seen).tolist()) == list(range(10))
+    for rank in (0, 1):
+        shares = [batch[2] for batch in loader(data, augment=None, index=True, rank=rank, world_size=2)]
+        assert same([(i, i) for i in shares], [(i[rank::2], i[rank::2]) for i in seen])

@@ -241,8 +241,8 @@ def test_the_gap_is_the_logit_variance_under_class_means(smooth_net: nn.Module, 
     means = torch.stack([(z / 2).softmax(1)[y == k].mean(0) for k in (0, 1)])
     found = objective.detailed(smooth_net, x, y, step=0).per_sample[term.name]
     torch.testing.assert_close(found, discrepancies.logit_variance(z, other, means[y]), rtol=0, atol=1e-14)
-    assert term.means is not None
-    assert term.means[2].tolist() == [pytest.approx(1 / 3)] * 3
+    assert term.memory.means is not None
+    assert term.memory.means[2].tolist() == [pytest.approx(1 / 3)] * 3
 
 
 def test_unlabelled_samples_have_no_class(smooth_net: nn.Module, double_batch: Any) -> None:
@@ -255,8 +255,8 @@ def test_unlabelled_samples_have_no_class(smooth_net: nn.Module, double_batch: A
     term2 = ClassWeightedGap(AWAY, gamma=0.5, refresh=1)
     objective2 = rr.Objective.of(term2)
     g = [objective2.detailed(smooth_net, x[:4], y[:4], step=0) for _ in range(2)][-1]
-    assert term2.means is not None
-    torch.testing.assert_close(term.means, term2.means)
+    assert term2.memory.means is not None
+    torch.testing.assert_close(term.memory.means, term2.memory.means)
     assert g.loss.isfinite()
 
 

@@ -359,9 +359,9 @@ def test_the_weight_follows_the_authors_rule() -> None:
         else:
             weight *= 0.99
         history.append(error)
-        term.observe(error)
-        assert term.weight == pytest.approx(weight, abs=1e-12)
-        assert term.mean == pytest.approx(np.mean(history))
+        term.memory.observe(error, term.sensitivity, term.decay)
+        assert term.memory.weight == pytest.approx(weight, abs=1e-12)
+        assert term.memory.mean == pytest.approx(np.mean(history))
     assert 5 < on < 60
 
 
@@ -370,12 +370,12 @@ def test_the_weight_acts_from_the_next_step_on(smooth_net: nn.Module, double_bat
     objective = 4000.0 * AdaptiveELLE(T)
     (_, term), *_ = objective.entries
     objective.plan((1, 4, 4), 3)
-    assert term.seen == 0  # a rehearsal is no step
+    assert term.memory.seen == 0  # a rehearsal is no step
     assert objective(smooth_net, x, y, step=0) == 0
-    assert term.seen == 1
+    assert term.memory.seen == 1
     plain = rr.Objective.of(ELLE(T))
-    assert term.mean == pytest.approx(plain(smooth_net, x, y, step=0).item(), rel=1e-12)
-    term.weight = 0.5
+    assert term.memory.mean == pytest.approx(plain(smooth_net, x, y, step=0).item(), rel=1e-12)
+    term.memory.weight = 0.5
     found = objective(smooth_net, x, y, step=1)
     near(found, 2000 * plain(smooth_net, x, y, step=1), 1e-12)
     near(gradients(found, smooth_net), 2000 * gradients(plain(smooth_net, x, y, step=1), smooth_net), 1e-10)
@@ -390,17 +390,17 @@ def test_its_state_can_be_saved(smooth_net: nn.Module, double_batch: Any) -> Non
     for step in range(4, 8):
         assert first(smooth_net, *double_batch, step=step) == second(smooth_net, *double_batch, step=step)
     assert a.state_dict() == b.state_dict()
-    assert a.seen == 8
+    assert a.memory.seen == 8
     with pytest.raises(ValueError, match="the state of elle_a is weight, seen, mean, spread"):
-        a.load_state_dict({"weight": 1.0})
+        a.load_state_dict({"memory": {"weight": 1.0}})
 
 
 def test_a_threat_given_later_keeps_the_state() -> None:
     term = AdaptiveELLE()
-    term.observe(0.5)
+    term.memory.observe(0.5, 2.0, 0.99)
     assert term.needs == {"labels", "threat"}
     made = term.with_threat(T)
-    assert (made.threat, made.seen, made.mean) == (T, 1, 0.5)
+    assert (made.threat, made.memory.seen, made.memory.mean) == (T, 1, 0.5)
     assert made.with_threat(FREE) is made
 
 

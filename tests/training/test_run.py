@@ -226,3 +226,17 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(run, tmp
     with pytest.raises(ValueError, match=message):
         run(**changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_terms_that_ask_which_samples_these_are_are_told(tools, run):
+    seen = []
+
+    class Asking(rr.Term):
+        needs = frozenset({"index"})
+
+        def __call__(self, probe):
+            probe.defer(lambda: seen.append(probe.sample_index()))
+            return probe.logits().square().sum(1)
+
+    run(objective=rr.CrossEntropy() + 0.01 * Asking(), epochs=1)
+    assert sorted(torch.cat(seen).tolist()) == list(range(40))

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options
-from .terminal import UsageError, console
+from .terminal import UsageError
 
 if TYPE_CHECKING:
     from robustreg.config import Recipe
 
-    from .workflow import Setting
-
 SAME = ("threat", "data", "evaluation")  # what must agree, or the numbers would not be comparable
-BASE = "plain"  # the recipe whose model and schedule `--methods` trains
+BASE = "plain"  # the recipe whose model and schedule a method without a recipe of its own is trained with
+ALL = "all"
 
 
 def compare(
@@ -32,8 +31,9 @@ def compare(
         str | None,
         typer.Option(
             "--methods",
-            metavar="A,B",
-            help="Methods to train as the recipe `plain` trains.",
+            metavar="A,B|all",
+            help="Methods, each by its recipe for the data set, or else as the recipe `plain` trains; "
+            "`all` is every method, and plain training.",
             show_default=False,
         ),
     ] = None,
@@ -46,23 +46,40 @@ def compare(
     imports: options.Imports = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            min=1,
+            help="Runs at a time; by default one a core on the CPU, and one on an accelerator.",
+            show_default=False,
+        ),
+    ] = None,
     no_progress: options.NoProgress = False,
 ) -> None:
     """Train several recipes under several seeds, attack them alike, print one table and write a report.
 
     Runs that are finished are kept: the same command goes on after an interruption.
     """
-    from . import workflow
+    from . import comparing, workflow
 
     words = recipes or []
     overrides = [word for word in words if "=" in word] + ([f"data={data}"] if data else [])
     names = [word for word in words if "=" not in word]
-    loaded = load_all(names, methods.split(",") if methods else [], overrides, imports or [], seeds)
+    loaded = load_all(names, methods_named(methods), overrides, imports or [], seeds)
     workflow.torch_device(device)
     setting = workflow.Setting(data_dir, device, threads, not no_progress)
-    run_comparison(
-        loaded, out, setting, title=f"{out.name}: " + ", ".join(dict.fromkeys(r.name for r in loaded))
-    )
+    title = f"{out.name}: " + ", ".join(dict.fromkeys(r.name for r in loaded))
+    comparing.run_comparison(loaded, out, setting, title, jobs or comparing.default_jobs(setting))
+
+
+def methods_named(listed: str | None) -> list[str]:
+    """The methods behind `--methods`; `all` is every one of the library's, and plain training before them."""
+    if listed != ALL:
+        return listed.split(",") if listed else []
+    from robustreg.registry import components
+
+    return [BASE, *sorted(name for name, made in components("method").items() if hasattr(made, "card"))]
 
 
 def load_all(
@@ -74,7 +91,7 @@ def load_all(
     if not names and not methods:
         raise UsageError("nothing to compare; name recipes, or --methods a,b (see `robustreg list`)")
     wanted = [(name, overrides) for name in names]
-    wanted += [(BASE, [f"objective={method}", f"name={method}", *overrides]) for method in methods]
+    wanted += [_recipe_of(method, overrides) for method in methods]
     loaded: list[Recipe] = []
     for name, changes in wanted:
         first = load_recipe(name, changes, imports=imports)
@@ -83,6 +100,21 @@ def load_all(
         check_comparable(first, loaded)
         loaded += [first.model_copy(update={"seed": first.seed + i}) for i in range(seeds)]
     return loaded
+
+
+def _recipe_of(method: str, overrides: list[str]) -> tuple[str, list[str]]:
+    """The recipe that trains a method on the data set in question, and the overrides which make it that."""
+    from robustreg.config import load_recipe
+    from robustreg.config.find import shipped_recipes
+
+    data = next((word.partition("=")[2] for word in overrides if word.startswith("data=")), None)
+    data = load_recipe(BASE).data.name if data is None else data
+    shipped = shipped_recipes()
+    for name in (f"{data}/{method}", method):
+        if name in shipped and load_recipe(name).data.name == data:
+            return name, overrides
+    base = f"{data}/{BASE}" if f"{data}/{BASE}" in shipped else BASE
+    return base, [f"objective={method}", f"name={method}", *overrides]
 
 
 def check_comparable(recipe: Recipe, others: list[Recipe]) -> None:
@@ -98,62 +130,3 @@ def check_comparable(recipe: Recipe, others: list[Recipe]) -> None:
                 f"{others[0].name} and {recipe.name} cannot be compared: `{what}` differs "
                 f"({one[key].get(part)} and {other[key].get(part)}); override it for both, such as {what}=..."
             )
-
-
-def run_comparison(recipes: list[Recipe], out: Path, setting: Setting, title: str) -> None:
-    """Train and evaluate what is not finished yet, then print the table and write the report."""
-    from robustreg.files import write_json_atomic
-
-    from . import leaderboard, workflow
-
-    print_line = console().print
-    todo = [recipe for recipe in recipes if not is_done(recipe, out)]
-    listing = [{"name": r.name, "path": folder_of(r), "seed": r.seed} for r in recipes]
-    write_json_atomic(out / "compare.json", {"title": title, "runs": listing})
-    if len(todo) < len(recipes):
-        print_line(f"{len(recipes) - len(todo)} of {len(recipes)} runs are finished already")
-    for number, recipe in enumerate(todo, 1):
-        folder = out / folder_of(recipe)
-        print_line(f"[{number}/{len(todo)}] {recipe.name}, seed {recipe.seed}")
-        if workflow.status_of(folder) != "finished":
-            resume = (folder / "checkpoints" / "last").is_dir()
-            result = workflow.train_run(recipe, folder, setting, resume=resume)
-            if result.status != "finished":
-                print_line(
-                    f"stopped at step {result.step} of {result.total}; the same command goes on from there"
-                )
-                raise typer.Exit(130)
-        workflow.evaluate_run(recipe, folder, setting)
-    leaderboard.show(out)
-    print_line(f"\ncomparison: {out}")
-    try:
-        from robustreg.report import write_report
-
-        print_line(f"report:     {write_report(out)}")
-    except ModuleNotFoundError as error:
-        print_line(f'no report, because {error.name} is not installed: pip install "robustreg[report]"')
-
-
-def folder_of(recipe: Recipe) -> str:
-    """The run's folder within the comparison."""
-    return f"{recipe.name}-s{recipe.seed}"
-
-
-def is_done(recipe: Recipe, out: Path) -> bool:
-    """Whether this very run is there, finished and evaluated.
-
-    Raises:
-        UsageError: the folder holds a run of another recipe, which must not pass for this one.
-    """
-    from . import workflow
-
-    folder = out / folder_of(recipe)
-    if not (folder / workflow.RECIPE_FILE).is_file():
-        return False
-    before, now = workflow.recipe_of(folder, imports=list(recipe.imports)).to_dict(), recipe.to_dict()
-    changed = [key for key in now if now[key] != before[key]]
-    if changed:
-        raise UsageError(
-            f"{folder} holds a run of another recipe ({', '.join(changed)} differ); choose another --out"
-        )
-    return workflow.is_evaluated(folder)

@@ -25,7 +25,8 @@ def demo(
     is taken.
     """
     from . import workflow
-    from .compare import is_done, load_all, run_comparison
+    from .compare import load_all
+    from .comparing import default_jobs, is_done, run_comparison
 
     recipes = load_all(list(RECIPES), [], [], [], seeds=1)
     folder, number = out, 1
@@ -34,4 +35,4 @@ def demo(
         folder = out.with_name(f"{out.name}-{number}")
     console().print(f"five ways to train a network of the digits 0 to 9, into {folder}")
     setting = workflow.Setting(None, device, threads, not no_progress)
-    run_comparison(recipes, folder, setting, title="Five ways to train on digits")
+    run_comparison(recipes, folder, setting, title="Five ways to train on digits", jobs=default_jobs(setting))

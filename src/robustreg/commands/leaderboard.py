@@ -22,7 +22,7 @@ def show(folder: Path) -> None:
     from robustreg.report.reading import read_comparison
 
     runs = read_comparison(folder).runs
-    groups = group_by_name(runs)
+    groups = sorted(group_by_name(runs), key=_worst_accuracy, reverse=True)
     keys, threat = attack_keys(runs), _threat_of(runs)
     attacks = [name if own in ("", threat) else f"{name}\n{own}" for name, own in keys]
     header = ["", "clean", *attacks, "worst\ncase", "s per\nepoch", "passes"]
@@ -52,6 +52,13 @@ def _clean(run: Run) -> Score | None:
 
 def _worst(run: Run) -> Score | None:
     return run.evaluation.worst if run.evaluation else None
+
+
+def _worst_accuracy(group: Group) -> float:
+    from robustreg.report.aggregate import group_mean
+
+    mean = group_mean(group, _worst)
+    return -1.0 if mean is None else mean.accuracy
 
 
 def _under(key: tuple[str, str], run: Run) -> Score | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, UnionType
 from typing import Any, NoReturn
 
-from robustreg.registry import KINDS, UnknownName, closest, lookup, suggestion
+from robustreg.registry import KINDS, UnknownName, closest, lookup, options_of, suggestion
 
 from .problems import KeyPath, Problems
 
@@ -29,6 +29,7 @@ class Builder:
     def __init__(self, threat: Any, problems: Problems) -> None:
         self.threat = threat
         self.problems = problems
+        self.network: Callable[[str, KeyPath], Any] = _stand_in  # what another run has trained
 
     def component(self, kind: str, name: Any, options: dict[str, Any], path: KeyPath) -> Any:
         """The component `name(**options)`."""
@@ -69,7 +70,7 @@ class Builder:
             supplied: parameters that the run supplies, each with the sentence that says from where.
             also: options that are taken beside those of the signature.
         """
-        parameters = _parameters(factory)
+        parameters = options_of(factory)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         takes = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         allowed = [key for key in (*takes, *also) if key not in supplied]
@@ -112,6 +113,8 @@ class Builder:
                     return self.component(kind, value[word], options, path)
             if set(value) == {"threat"} and isinstance(value["threat"], dict):
                 return self.make_threat(value["threat"], (*path, "threat"))
+        if _takes_network(hint) and value is not None:
+            return self.network_of(value, path)
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):
             return [self.value(key, item, Any, (*path, index)) for index, item in enumerate(value)]
         wanted = _kind_of(hint)
@@ -123,6 +126,12 @@ class Builder:
         if type(value) is int and float in _options(hint) and int not in _options(hint):
             return float(value)  # `scale: 1` and `scale: 1.0` are the same point
         return tuple(value) if isinstance(value, list) else value
+
+    def network_of(self, value: Any, path: KeyPath) -> Any:
+        """A network written as `{run: FOLDER}`: the one that the run in that folder has trained."""
+        if not isinstance(value, dict) or set(value) != {"run"} or not isinstance(value["run"], str):
+            self.refuse(path, f"should be a trained network, `{{run: FOLDER}}` of its run, but is {value!r}")
+        return self.network(value["run"], (*path, "run"))
 
     def attack(self, spec: str | dict[str, Any], path: KeyPath) -> Any:
         """A point written as `pgd` or `{attack: pgd, steps: 20}`."""
@@ -137,7 +146,7 @@ class Builder:
         self, factory: Callable[..., Any], name: str, values: list[Any], path: KeyPath
     ) -> dict[str, Any]:
         """`[0, 1, 0.5]` as keyword arguments of `factory`, in the order of its parameters."""
-        order = list(_parameters(factory))
+        order = list(options_of(factory))
         if len(values) > len(order):
             known = ", ".join(order)
             self.refuse(path, f"takes at most {len(order)} values ({known}), but has {len(values)}")
@@ -168,10 +177,6 @@ class Builder:
             raise Invalid from error
 
 
-def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(factory).parameters)
-
-
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
     target: Any = getattr(factory, "func", factory)  # what a partial calls
     target = target.__init__ if inspect.isclass(target) else target
@@ -179,6 +184,20 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(target)
     except (NameError, TypeError, AttributeError):  # names imported for type checkers only
         return {}
+
+
+def _takes_network(hint: Any) -> bool:
+    """Whether a parameter is annotated as an `nn.Module` (or `nn.Module | None`)."""
+    from torch import nn
+
+    return any(inspect.isclass(option) and issubclass(option, nn.Module) for option in _options(hint))
+
+
+def _stand_in(run: str, path: KeyPath) -> Any:
+    """Where a recipe is only checked, nothing is loaded."""
+    from torch import nn
+
+    return nn.Identity()
 
 
 def _kind_of(hint: Any) -> str | None:

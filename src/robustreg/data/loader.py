@@ -42,6 +42,7 @@ class Loader:
         rank: which of `world_size` processes this is: it gets every `world_size`-th sample of each batch, so
             that the processes' batches together are the batch of a single process, augmentation included.
         world_size: how many processes share each batch.
+        index: also give the samples' places in the data: batches `(x, y, index int64 [B])`.
 
     Raises:
         ValueError: a size that gives no batches, or images needed for augmentation that are not there.
@@ -58,10 +59,11 @@ class Loader:
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        index: bool = False,
     ) -> None:
         self.data = data if device is None else data.to(device)
         self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.index = rank, world_size, index
         self._augment = compose(augment) if augment else None
         self._names = [
             a if isinstance(a, str) else getattr(a, "__qualname__", type(a).__qualname__)
@@ -75,7 +77,7 @@ class Loader:
         n = len(self.data)
         return n // self.batch_size if self.drop_last else math.ceil(n / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         order = self._order()
         while self.batch < len(self):
             batch = self.batch
@@ -128,14 +130,14 @@ class Loader:
             return torch.arange(n, device=self.data.device)
         return torch.randperm(n, generator=_stream(self.seed, self.epoch)).to(self.data.device)
 
-    def _make(self, order: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    def _make(self, order: Tensor, batch: int) -> tuple[Tensor, ...]:
         index = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         x, y = self.data.x[index], self.data.y[index]
         if self._augment is not None:
             # Before the processes' shares are taken, so that a sample is augmented alike whoever gets it.
             x = self._augment(x, _stream(self.seed, self.epoch, batch))
         share = slice(self.rank, None, self.world_size)
-        return pixels(x[share]), y[share]
+        return (pixels(x[share]), y[share], *((index[share],) if self.index else ()))
 
     def _check(self) -> None:
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:

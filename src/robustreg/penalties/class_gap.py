@@ -10,13 +10,45 @@ import torch
 from torch import Tensor
 
 from robustreg.discrepancies import logit_variance
+from robustreg.memory import Memory
 from robustreg.modes import Mode, check_mode
 from robustreg.points import CLEAN, Point
 from robustreg.probe import Probe
 from robustreg.terms import Term
 
 
-@dataclass(eq=False)
+class ClassMeans(Memory):
+    """The mean prediction of each class, and the sums of the means to come."""
+
+    def __init__(self) -> None:
+        self.means: Tensor | None = None
+        self.sums: Tensor | None = None
+        self.steps = 0
+
+    def observe(self, predictions: Tensor, y: Tensor, refresh: int) -> None:
+        """Add predictions ``[n, C]`` of samples of classes ``y [n]``; new means after ``refresh`` steps."""
+        classes = predictions.shape[1]
+        if self.sums is None:
+            self.sums = predictions.new_zeros(classes, classes)
+        self.sums = self.sums.to(predictions).index_add(0, y, predictions)
+        self.steps += 1
+        if self.steps >= refresh:
+            seen = self.sums.sum(1, keepdim=True)
+            self.means = torch.where(seen > 0, self.sums / torch.where(seen > 0, seen, 1.0), 1 / classes)
+            self.sums, self.steps = None, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The matrix in use, and the sums of the one to come."""
+        tensors = {"means": self.means, "sums": self.sums}
+        return {"steps": self.steps, **{name: t for name, t in tensors.items() if t is not None}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` gave."""
+        self.means, self.sums = state.get("means"), state.get("sums")
+        self.steps = int(state.get("steps", 0))
+
+
+@dataclass(frozen=True)
 class ClassWeightedGap(Term):
     """Half the variance of the logit gap under the mean prediction of the sample's class (Cui et al. 2024).
 
@@ -39,9 +71,7 @@ class ClassWeightedGap(Term):
     refresh: int = 391
     gamma: float = 1.0
     mode: Mode = "train"
-    means: Tensor | None = field(default=None, init=False, repr=False)
-    sums: Tensor | None = field(default=None, init=False, repr=False)
-    steps: int = field(default=0, init=False, repr=False)
+    memory: ClassMeans = field(default_factory=ClassMeans, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
@@ -71,28 +101,12 @@ class ClassWeightedGap(Term):
         )
 
     def _weights(self, z: Tensor, y: Tensor) -> Tensor:
-        if self.means is None or self.means.shape[1] != z.shape[1]:  # at first, and in a rehearsal
+        means = self.memory.means
+        if means is None or means.shape[1] != z.shape[1]:  # at first, and in a rehearsal
             return torch.full_like(z, 1 / z.shape[1]).pow(self.gamma).detach()
-        return self.means.to(z)[y.clamp(min=0)].pow(self.gamma)
+        return means.to(z)[y.clamp(min=0)].pow(self.gamma)
 
     def _observe(self, z: Tensor, y: Tensor) -> None:
-        classes, labelled = z.shape[1], y >= 0
-        if self.sums is None:
-            self.sums = torch.zeros(classes, classes, dtype=z.dtype, device=z.device)
+        labelled = y >= 0
         predictions = torch.softmax(z[labelled] / self.temperature, dim=1)
-        self.sums = self.sums.to(z).index_add(0, y[labelled], predictions)
-        self.steps += 1
-        if self.steps >= self.refresh:
-            seen = self.sums.sum(1, keepdim=True)
-            self.means = torch.where(seen > 0, self.sums / torch.where(seen > 0, seen, 1.0), 1 / classes)
-            self.sums, self.steps = None, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The matrix in use, and the sums of the one to come."""
-        tensors = {"means": self.means, "sums": self.sums}
-        return {"steps": self.steps, **{name: t for name, t in tensors.items() if t is not None}}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
-        self.means, self.sums = state.get("means"), state.get("sums")
-        self.steps = int(state.get("steps", 0))
+        self.memory.observe(predictions, y[labelled], self.refresh)

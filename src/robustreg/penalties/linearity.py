@@ -20,6 +20,7 @@ from robustreg import numerics
 from robustreg.attacks.linearity import Between, LeastLinear, inner
 from robustreg.attacks.stack import stacked_logits
 from robustreg.losses import Loss, check_loss
+from robustreg.memory import Memory
 from robustreg.modes import Mode, check_mode
 from robustreg.points import CLEAN, Clean, Clip, Point, Uniform, check_clip
 from robustreg.probe import Probe
@@ -194,7 +195,40 @@ class ELLE(Term):
         return (at_c - at_a - t * (at_b - at_a)).square()
 
 
-@dataclass(eq=False)
+class UnusualErrors(Memory):
+    """The weight of ``AdaptiveELLE``, and the number, mean and spread of the errors so far."""
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self.seen = 0
+        self.mean = 0.0
+        self.spread = 0.0  # sum of squared deviations from the mean
+
+    def observe(self, error: float, sensitivity: float, decay: float) -> None:
+        """Take note of a step's error and set the weight of the next."""
+        deviation = math.sqrt(self.spread / self.seen) if self.seen else 0.0
+        unusual = self.seen > 2 and error > self.mean + sensitivity * deviation
+        self.weight = 1.0 if unusual else decay * self.weight
+        self.seen += 1
+        difference = error - self.mean
+        self.mean += difference / self.seen
+        self.spread += difference * (error - self.mean)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The four numbers."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` gave."""
+        if set(state) != set(vars(self)):
+            raise ValueError(
+                f"the state of elle_a is {', '.join(vars(self))}, but the checkpoint holds {sorted(state)}"
+            )
+        self.weight, self.mean, self.spread = (float(state[key]) for key in ("weight", "mean", "spread"))
+        self.seen = int(state["seen"])
+
+
+@dataclass(frozen=True)
 class AdaptiveELLE(Term):
     """ELLE with a weight of its own that is on while the loss is unusually far from linear: ELLE-A.
 
@@ -222,10 +256,7 @@ class AdaptiveELLE(Term):
     clip: Clip = "none"
     loss: Loss = "ce"
     mode: Mode = "train"
-    weight: float = field(default=0.0, init=False, repr=False)
-    seen: int = field(default=0, init=False, repr=False)
-    mean: float = field(default=0.0, init=False, repr=False)
-    spread: float = field(default=0.0, init=False, repr=False)  # sum of squared deviations from the mean
+    memory: UnusualErrors = field(default_factory=UnusualErrors, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
@@ -239,41 +270,12 @@ class AdaptiveELLE(Term):
         """``elle_a``."""
         return "elle_a"
 
-    def with_threat(self, threat: Threat) -> Term:
-        """This term, its state included, with its missing threat filled in."""
-        made = super().with_threat(threat)
-        if made is not self:
-            made.load_state_dict(self.state_dict())
-        return made
-
     def __call__(self, probe: Probe) -> Tensor:
         """Values ``[B]``: the weight times ELLE's."""
         values = ELLE(self.threat, self.joint, self.clip, self.loss, self.mode)(probe)
         error = mean_over_samples(values.detach(), self, probe)
-        probe.defer(lambda: self.observe(float(error)))
-        return self.weight * values
-
-    def observe(self, error: float) -> None:
-        """Take note of a step's error and set the weight of the next."""
-        deviation = math.sqrt(self.spread / self.seen) if self.seen else 0.0
-        unusual = self.seen > 2 and error > self.mean + self.sensitivity * deviation
-        self.weight = 1.0 if unusual else self.decay * self.weight
-        self.seen += 1
-        difference = error - self.mean
-        self.mean += difference / self.seen
-        self.spread += difference * (error - self.mean)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The weight, and the number, mean and spread of the errors so far."""
-        return {"weight": self.weight, "seen": self.seen, "mean": self.mean, "spread": self.spread}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
-        if set(state) != set(self.state_dict()):
-            known = ", ".join(self.state_dict())
-            raise ValueError(f"the state of {self.name} is {known}, but the checkpoint holds {sorted(state)}")
-        self.weight, self.mean, self.spread = (float(state[key]) for key in ("weight", "mean", "spread"))
-        self.seen = int(state["seen"])
+        probe.defer(lambda: self.memory.observe(float(error), self.sensitivity, self.decay))
+        return self.memory.weight * values
 
 
 def direction(g: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ class Batches:
     random state returns.
     """
 
-    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, loader: Iterable[tuple[Tensor, ...]]) -> None:
         self.loader: Any = loader
         self.position = 0
         self._keeps_place = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
@@ -39,7 +39,7 @@ class Batches:
         """Whether the epoch has no batch left."""
         return self.position == self.length
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """The rest of the present epoch; after it the position is 0 again."""
         for batch in iter(self.loader) if self._keeps_place else self._replayed():
             self.position += 1
@@ -48,14 +48,14 @@ class Batches:
             raise ValueError(f"the loader ({type(self.loader).__name__}) gave no batch in a whole epoch.")
         self.position = 0
 
-    def _replayed(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _replayed(self) -> Iterator[tuple[Tensor, ...]]:
         if self.position == 0 or self._began is None:
             self._began = self._random_now()
             yield from self.loader
             return
         now = random_state.capture()
         self._random_back(self._began)
-        rest: Iterator[tuple[Tensor, Tensor]] = iter(self.loader)
+        rest: Iterator[tuple[Tensor, ...]] = iter(self.loader)
         for _ in range(self.position):
             next(rest)
         random_state.restore(now)

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class Trainer:
     Args:
         module: the objective on the bare network; not wrapped by Fabric or DDP yet.
         optimizer: any torch optimiser over the network's parameters.
-        loader: gives one epoch of batches each time it is iterated. With `state_dict` and `load_state_dict`
+        loader: gives one epoch of batches each time it is iterated; with the samples' places in the data as a
+            third tensor `index [B]` where a term asks for them. With `state_dict` and `load_state_dict`
             it is asked for its position; without, a resume replays the epoch up to the position.
         epochs, steps: how long; give one of them. `epochs` needs a loader with a length.
         scheduler: stepped after every update.
@@ -44,7 +46,8 @@ class Trainer:
     Attributes:
         step, epoch: completed so far. total: all steps of the run. status: "new", "running", "finished",
             "interrupted" or "failed".
-        loss, values: scalar tensors of the last step, detached. lr, seconds: its learning rate and duration.
+        batch: of the step in hand. loss, values: scalar tensors of the last step, detached. lr, seconds: its learning
+            rate and duration.
         eval_net: the network to validate and to save as the result; the live one unless a handler averages.
         scores: the last validation's results, if something validates.
     """
@@ -53,7 +56,7 @@ class Trainer:
         self,
         module: ObjectiveModule,
         optimizer: torch.optim.Optimizer,
-        loader: Iterable[tuple[Tensor, Tensor]],
+        loader: Iterable[tuple[Tensor, ...]],
         *,
         epochs: int | None = None,
         steps: int | None = None,
@@ -74,6 +77,7 @@ class Trainer:
         self.status = "new"
         self.error: BaseException | None = None
         self.stopping = False
+        self.batch: tuple[Tensor, ...] = ()
         self.loss = torch.tensor(math.nan)
         self.values: dict[str, Tensor] = {}
         self.lr = self.seconds = math.nan
@@ -107,8 +111,8 @@ class Trainer:
     def _train_epoch(self) -> None:
         self.emit("epoch_start")
         self.module.train()
-        for x, y in self.batches:  # after a resume: the rest of the epoch
-            self._train_step(x, y)
+        for batch in self.batches:  # after a resume: the rest of the epoch
+            self._train_step(*batch)
             if self.step == self.total and self.batches.at_end:
                 continue  # the loader ends by itself, and the epoch with it
             if self.step == self.total or self._asked_to_stop():
@@ -116,14 +120,14 @@ class Trainer:
         self.epoch += 1
         self.emit("epoch_end")
 
-    def _train_step(self, x: Tensor, y: Tensor) -> None:
+    def _train_step(self, *batch: Tensor) -> None:
         started = time.perf_counter()
-        x, y = self.fabric.to_device((x, y))
+        self.batch = self.fabric.to_device(batch)
         self.emit("step_start")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.wrapped(x, y, step=self.step, progress=self.step / self.total)
-        self.fabric.backward(loss * self._share(len(x)))
-        self.loss, self.values = loss.detach(), dict(self.module.values)
+        with ExitStack() as around:
+            for handler in self.handlers:
+                around.enter_context(handler.around_gradients(self))
+            self.find_gradients()
         self.lr = float(self.optimizer.param_groups[0]["lr"])
         self.emit("gradients")
         self.wrapped_optimizer.step()
@@ -133,6 +137,13 @@ class Trainer:
         self.seconds = time.perf_counter() - started
         self.step += 1
         self.emit("step_end")
+
+    def find_gradients(self) -> None:
+        """Loss, values and gradients of the step's batch at the weights that the network has now."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.wrapped(*self.batch, step=self.step, progress=self.step / self.total)
+        self.fabric.backward(loss * self._share(len(self.batch[0])))
+        self.loss, self.values = loss.detach(), dict(self.module.values)
 
     def stop(self) -> None:
         """Ask for a clean end after the step in hand; may be called from a signal handler."""

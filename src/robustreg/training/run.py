@@ -35,6 +35,7 @@ from robustreg.training.progress import ProgressBar
 from robustreg.training.record import RunRecord
 from robustreg.training.timing import StepTimer
 from robustreg.training.validation import Attack, Validation
+from robustreg.training.weight_perturbation import AWP
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}
 
@@ -88,6 +89,7 @@ def train(
     ema: float | None = None,
     swa: float | None = None,
     clip: float | None = None,
+    awp: Mapping[str, float] | None = None,
     precision: str = "32",
     device: str = "auto",
     threads: int | None = None,
@@ -125,6 +127,7 @@ def train(
         ema: decay of an exponential average of the weights.
         swa: fraction of the run after which weights are averaged at every epoch's end (not with `ema`).
         clip: largest l2 norm of the gradient.
+        awp: adversarial weight perturbation: its `gamma` and `start`, see `AWP`.
         precision: "32", "64" or "bf16" (mixed).
         device: "auto", "cpu" or "cuda".
         threads: CPU threads for torch; None leaves them.
@@ -154,6 +157,7 @@ def train(
         torch.set_num_threads(threads)
     fabric = build_fabric(device, precision) if fabric is None else fabric
 
+    module = ObjectiveModule(net, objective, seed=seed)
     loader = Loader(
         splits.train,
         batch_size,
@@ -164,8 +168,8 @@ def train(
         drop_last=leaves_one(len(splits.train), batch_size) if drop_last is None else drop_last,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+        index=module.objective.reads_index,
     )
-    module = ObjectiveModule(net, objective, seed=seed)
     schedule = {"name": "constant"} if schedule is None else schedule
     optimiser = build_optimizer(params=net.parameters(), **named("optimizer", optimizer))
     total = epochs * len(loader)
@@ -199,10 +203,12 @@ def train(
     ]
     if clip is not None:
         listeners.append(ClipGradients(clip))
+    if awp is not None:
+        listeners.append(AWP(**awp))
     if ema is not None:
         listeners.append(EMA(ema))
     if swa is not None:
-        listeners.append(SWA(first_swa_epoch(swa, epochs), lambda: (x for x, _ in plain(loader))))
+        listeners.append(SWA(first_swa_epoch(swa, epochs), lambda: (batch[0] for batch in plain(loader))))
     if splits.validation is not None:
         data = splits.validation.to(fabric.device)
         csv = folder / "validation.csv"
@@ -224,7 +230,7 @@ def train(
     if exists:
         checkpoint.resume(trainer, last)
     if fabric.is_global_zero:
-        write_plan(folder / "plan.json", module.objective, splits)
+        write_plan(folder / "plan.json", module.objective, splits, evaluations=1 if awp is None else 2)
     trainer.fit()
     best = folder / "checkpoints" / "best"
     return RunResult(
@@ -239,10 +245,10 @@ def train(
     )
 
 
-def write_plan(path: Path, objective: Objective, splits: Splits) -> None:
+def write_plan(path: Path, objective: Objective, splits: Splits, evaluations: int = 1) -> None:
     """Count a step's passes into plan.json, if the terms can be rehearsed on a stand-in network."""
     try:
-        plan = objective.plan(splits.train.shape, splits.train.num_classes)
+        plan = objective.plan(splits.train.shape, splits.train.num_classes, evaluations=evaluations)
     except Exception as error:  # a user's term may know only their own network; training goes without a plan
         warnings.warn(
             f"the objective's passes could not be counted, so there is no {path}: {error}", stacklevel=2
