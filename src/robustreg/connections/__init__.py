@@ -1,0 +1,1 @@
+"""The theory executed: operators, conditions and claims on a network of yours."""

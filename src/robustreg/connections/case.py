@@ -1,0 +1,203 @@
+"""A case: a network and some samples, with what the claims speak of, each computed once, in float64."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from robustreg.losses import check_labels
+from robustreg.modes import running
+from robustreg.points import Point
+from robustreg.probe import Probe
+from robustreg.streams import Stream
+from robustreg.terms import Term
+from robustreg.threat import Threat
+
+
+@dataclass(frozen=True, eq=False)
+class Displaced(Point):
+    """The end of a case's displacement."""
+
+    end: Tensor
+
+    def content_key(self) -> str:
+        """Its displacement names no random stream."""
+        return "Displaced()"
+
+    def locate(self, probe: Probe) -> Tensor:
+        """``x + d``."""
+        return self.end
+
+
+@dataclass
+class Case:
+    """A network in evaluation mode and float64, and labelled samples.
+
+    Args:
+        model: maps ``[B, ...]`` to logits ``[B, C]``. A float64 copy is used; the network itself is left alone.
+        x: samples ``[B, ...]``.
+        y: labels ``[B]``, all there.
+        threat: norm and radius of claims that speak of a ball.
+        radius: the largest l2 length of the displacement ``d`` of claims that speak of a segment or of an order.
+        seed: of the random directions.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    threat: Threat = field(default_factory=lambda: Threat("linf", 0.1, bounds=None))
+    radius: float = 1e-2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_labels(self.x, self.y)
+        if (self.y < 0).any():
+            raise ValueError("the claims speak of labelled samples, but some labels are -1")
+        self.model = copy.deepcopy(self.model).double().eval().requires_grad_(False)
+        self.x = self.x.detach().double()
+
+    def at_radius(self, radius: float) -> Case:
+        """The same case with another radius; the network is shared, not copied again."""
+        other = copy.copy(self)
+        for name in [key for key in other.__dict__ if key not in self._fields()]:
+            if name not in _WITHOUT_RADIUS:
+                del other.__dict__[name]
+        other.radius = radius
+        return other
+
+    def _fields(self) -> set[str]:
+        return {f.name for f in dataclasses.fields(self)}
+
+    # -- at the sample ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """``z [B, C]``."""
+        return self.logits_at(self.x)
+
+    @cached_property
+    def p(self) -> Tensor:
+        """``softmax(z) [B, C]``."""
+        return self.logits.softmax(1)
+
+    @cached_property
+    def p_y(self) -> Tensor:
+        """The label's probability ``[B]``."""
+        return self.of_label(self.p)
+
+    @cached_property
+    def loss(self) -> Tensor:
+        """Cross-entropy ``L [B]``."""
+        return self.loss_at(self.x)
+
+    @cached_property
+    def jacobian(self) -> Tensor:
+        """``J [B, C, D]``."""
+        return self.jacobian_at(self.x)
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """``J_c = J - mean_k J_k``, ``[B, C, D]``."""
+        return self.jacobian - self.jacobian.mean(1, keepdim=True)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """``g``, the loss's input gradient, ``[B, D]``."""
+        return self.loss_gradient_at(self.x)
+
+    @cached_property
+    def hessian(self) -> Tensor:
+        """``J^T S J``, ``[B, D, D]``: the loss's Hessian where the logits are affine."""
+        mean = torch.einsum("bk,bkd->bd", self.p, self.jacobian)
+        second = torch.einsum("bk,bkd,bke->bde", self.p, self.jacobian, self.jacobian)
+        return second - mean[:, :, None] * mean[:, None, :]
+
+    # -- along a displacement --------------------------------------------------------------------------------------
+
+    @cached_property
+    def direction(self) -> Tensor:
+        """Random unit vectors ``[B, D]``, the same at every radius."""
+        generator = torch.Generator().manual_seed(self.seed)
+        v = torch.randn(self.flat.shape, generator=generator, dtype=torch.float64).to(self.x.device)
+        unit: Tensor = v / torch.linalg.vector_norm(v, dim=1, keepdim=True)
+        return unit
+
+    @property
+    def displacement(self) -> Tensor:
+        """``d = radius * direction``, ``[B, D]``."""
+        return self.radius * self.direction
+
+    @property
+    def end(self) -> Tensor:
+        """``x + d``, shaped like x."""
+        return self.x + self.displacement.reshape(self.x.shape)
+
+    @property
+    def displaced(self) -> Point:
+        """``x + d`` as a point."""
+        return Displaced(self.end)
+
+    # -- what the library computes ---------------------------------------------------------------------------------
+
+    def term(self, term: Term) -> Tensor:
+        """A term's values ``[B]`` (``[1]`` for a quantity of the batch) on this network, as training would see them."""
+        probe = Probe(self.model, self.x, self.y, stream=Stream(self.seed), threat=self.threat)
+        with torch.enable_grad():
+            values = term(probe).detach()
+        return values.reshape(-1)
+
+    def found(self, point: Point) -> Tensor:
+        """Where a point is, ``[B, ...]``."""
+        return point(self.model, self.x, self.y, generator=torch.Generator().manual_seed(self.seed))
+
+    # -- how ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def flat(self) -> Tensor:
+        """``x`` as rows ``[B, D]``."""
+        return self.x.flatten(1)
+
+    def logits_at(self, x: Tensor) -> Tensor:
+        """Logits ``[B, C]``; with a graph to ``x`` where it wants one."""
+        with running(self.model, "eval"):
+            logits: Tensor = self.model(x)
+        return logits
+
+    def loss_at(self, x: Tensor) -> Tensor:
+        """Cross-entropy ``[B]``."""
+        return torch.nn.functional.cross_entropy(self.logits_at(x), self.y, reduction="none")
+
+    def jacobian_at(self, x: Tensor) -> Tensor:
+        """``J [B, C, D]`` at x, row by row."""
+        u = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.logits_at(u)
+            rows = [
+                torch.autograd.grad(z.sum(), u, retain_graph=True)[0].flatten(1) for z in logits.unbind(1)
+            ]
+        return torch.stack(rows, 1)
+
+    def gradient_of(self, value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """The input gradient ``[B, D]`` of a per-sample function of the logits."""
+        u = x.detach().requires_grad_()
+        with torch.enable_grad():
+            total = value(self.logits_at(u)).sum()
+            (g,) = torch.autograd.grad(total, u)
+        return g.flatten(1)
+
+    def loss_gradient_at(self, x: Tensor) -> Tensor:
+        """The loss's input gradient ``[B, D]``."""
+        return self.gradient_of(lambda z: torch.nn.functional.cross_entropy(z, self.y, reduction="none"), x)
+
+    def of_label(self, rows: Tensor) -> Tensor:
+        """The label's entry of ``[B, C, ...]``."""
+        return rows[torch.arange(rows.shape[0], device=rows.device), self.y]
+
+
+_WITHOUT_RADIUS = {"logits", "p", "p_y", "loss", "jacobian", "centred", "gradient", "hessian", "direction"}
