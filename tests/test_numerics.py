@@ -115,6 +115,31 @@ def test_norm_of_tiny_and_huge_entries_in_float32(p: float, size: float) -> None
     assert again.isfinite().all()
 
 
+def test_every_sample_may_have_an_exponent_of_its_own() -> None:
+    ps = torch.tensor([1.0, 1.00098, 1.5, 2.0, 3.0, 40.0])
+    v = normal(6, 2, 3)
+    v[2] = 0
+    expected = torch.cat([numerics.norm(v[i : i + 1], p) for i, p in enumerate(ps.tolist())])
+    torch.testing.assert_close(numerics.norm(v, ps), expected, rtol=1e-12, atol=0)
+    found = numerics.norm(v.to(torch.bfloat16), ps.double())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected.float(), rtol=0.01, atol=0)
+    rows = torch.cat([v[:2], v[3:]])
+    exponents = torch.cat([ps[:2], ps[3:]])
+    assert gradcheck(lambda r: numerics.norm(r, exponents), rows.requires_grad_())
+    assert gradgradcheck(lambda r: numerics.norm(r, exponents), rows)
+    for derivative in second_derivative(lambda r: numerics.norm(r, ps), v):
+        assert derivative.isfinite().all()
+        assert not derivative[2].any()
+    duals = numerics.dual_exponent(torch.tensor([1.0, 1.5, 2.0, math.inf]))
+    assert duals.tolist() == [math.inf, 3.0, 2.0, 1.0]
+
+
+def test_exponents_that_are_not_one_for_each_sample_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"exponents of shape \[2\], one per sample, got \[3\]"):
+        numerics.norm(normal(2, 4), torch.full((3,), 2.0))
+
+
 @pytest.mark.parametrize("p", PS)
 def test_norm_derivatives_away_from_zero(p: float) -> None:
     v = normal(3, 2, 4).requires_grad_()

@@ -290,6 +290,29 @@ def test_gradients_that_are_not_finite_still_give_a_finite_direction(p: float, d
     assert direction[3, 1] == 0
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_sample_may_have_a_norm_of_its_own(dtype: torch.dtype) -> None:
+    ps = torch.tensor([*PS, 1.0001, 1021.4, 1e6])
+    g = normal(len(ps), 2, 3, 4).to(dtype)
+    g[:, 0, 0] = 0
+    g[0, 1, 0, :2] = -9  # a tie
+    found = steepest_direction(g, ps)
+    assert (found.dtype, found.shape) == (g.dtype, g.shape)
+    for i, p in enumerate(ps.tolist()):
+        # 1 / (p - 1) is large where p is near 1, and with it the rounding of p
+        torch.testing.assert_close(
+            found[i : i + 1], steepest_direction(g[i : i + 1], p), rtol=1e-3, atol=1e-6
+        )
+    torch.testing.assert_close(steepest_direction(0 * g, ps), 0 * g)
+    assert steepest_direction(g[:, :0], ps).shape == (len(ps), 0, 3, 4)
+
+
+def test_norms_that_are_not_one_for_each_sample_are_refused() -> None:
+    for p in (torch.tensor(2.0), torch.full((3,), 2.0), torch.full((2, 1), 2.0)):
+        with pytest.raises(ValueError, match=r"exponents of shape \[2\], one per sample, got"):
+            steepest_direction(normal(2, 5), p)
+
+
 def test_steepest_is_a_constant() -> None:
     g = normal(2, 3).requires_grad_()
     assert not Threat("l2", 1).steepest(g).requires_grad
@@ -607,6 +630,7 @@ def test_the_hot_path_never_reads_values_and_stays_on_the_device(p: float, bound
     x = torch.zeros(4, 2, 3, device="meta", dtype=torch.bfloat16)
     results = [
         threat.steepest(x),
+        steepest_direction(x, torch.full((4,), p, device="meta")),
         threat.project_ball(x),
         threat.project(x, x),
         threat.clip(x),

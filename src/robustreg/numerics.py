@@ -8,12 +8,27 @@ can be differentiated twice, and none hides a problem behind a clamp or a small 
 from __future__ import annotations
 
 import math
+from typing import overload
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["cross_entropy", "dlr", "dual_exponent", "flatten", "kl", "margin", "norm", "upcast"]
+__all__ = [
+    "cross_entropy",
+    "dlr",
+    "dual_exponent",
+    "error_log_odds",
+    "flatten",
+    "kl",
+    "margin",
+    "norm",
+    "one_for_each",
+    "targeted_cross_entropy",
+    "targeted_dlr",
+    "targeted_margin",
+    "upcast",
+]
 
 UNLABELLED = -1
 """The label of a sample that has none; losses are zero there."""
@@ -44,20 +59,30 @@ def flatten(v: Tensor) -> Tensor:
     return v.flatten(1) if v.dim() > 1 else v.unsqueeze(1)
 
 
-def dual_exponent(p: float) -> float:
+@overload
+def dual_exponent(p: float) -> float: ...
+@overload
+def dual_exponent(p: Tensor) -> Tensor: ...
+def dual_exponent(p: float | Tensor) -> float | Tensor:
     """Return p* with 1/p + 1/p* = 1 (Hoelder): 1 and inf are each other's dual, 2 is its own.
+
+    A tensor holds many exponents, whose values are not checked.
 
     Raises:
         ValueError: p < 1 or NaN.
     """
+    if isinstance(p, Tensor):
+        return 1 + 1 / (p - 1)
     _check_exponent(p)
     if p == 1:
         return math.inf
     return 1.0 if p == math.inf else p / (p - 1)
 
 
-def norm(v: Tensor, p: float) -> Tensor:
+def norm(v: Tensor, p: float | Tensor) -> Tensor:
     """Return the p-norm of each sample over all its entries, `[B, ...]` to `[B]`, for any p in [1, inf].
+
+    A tensor `[B]` gives every sample an exponent of its own, in [1, 1e15], whose values are not checked.
 
     First and second derivatives are finite everywhere. Where the mathematics has none, they are these:
     at a zero sample gradient and second derivative are 0; an entry that is exactly 0 contributes 0 to both
@@ -67,14 +92,17 @@ def norm(v: Tensor, p: float) -> Tensor:
     the dtype count as zero for 1 < p < inf. NaN gives NaN and infinity gives infinity.
 
     Raises:
-        ValueError: p < 1 or NaN, or `v` not a floating point batch.
+        ValueError: p < 1 or NaN, or not one p per sample, or `v` not a floating point batch.
     """
-    _check_exponent(p)
+    if not isinstance(p, Tensor):
+        _check_exponent(p)
     rows = flatten(upcast(v))
-    if rows.shape[1] == 0 or p == 1:
+    if rows.shape[1] == 0 or (not isinstance(p, Tensor) and p == 1):
         return rows.abs().sum(1)
     largest = rows.abs().amax(1)
-    if p > _LARGEST_EXPONENT:
+    if isinstance(p, Tensor):
+        p = one_for_each(p, rows)
+    elif p > _LARGEST_EXPONENT:
         return largest
     # ||v|| = s * ||v / s|| for every s > 0: the derivative with respect to s is 0, so s may be a constant.
     largest = largest.detach()
@@ -86,14 +114,26 @@ def norm(v: Tensor, p: float) -> Tensor:
     return torch.where(zero, 0.0, scale * _root_of_powers(scaled, p, tiny))
 
 
-def _root_of_powers(rows: Tensor, p: float, tiny: float) -> Tensor:
+def _root_of_powers(rows: Tensor, p: float | Tensor, tiny: float) -> Tensor:
     """(sum |r|^p)^(1/p) for rows whose largest entry is 1, so that the root's derivatives are finite."""
-    if p == 2:
+    if not isinstance(p, Tensor) and p == 2:
         return rows.square().sum(1).sqrt()
     size = rows.abs()
     nothing = size < tiny
-    powers = torch.where(nothing, 0.0, torch.where(nothing, 1.0, size).pow(p))
+    size = torch.where(nothing, 1.0, size)
+    powers = torch.where(nothing, 0.0, size.pow(p.unsqueeze(1) if isinstance(p, Tensor) else p))
     return powers.sum(1).pow(1 / p)
+
+
+def one_for_each(p: Tensor, v: Tensor) -> Tensor:
+    """Return exponents `[B]`, one for each sample of `v` `[B, ...]`, in the dtype of `v`.
+
+    Raises:
+        ValueError: another number of them.
+    """
+    if p.shape != v.shape[:1]:
+        raise ValueError(f"expected exponents of shape {list(v.shape[:1])}, one per sample, got {_shape(p)}")
+    return p.to(v.dtype)
 
 
 def kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
@@ -139,15 +179,23 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: wrong shapes, labels that are not integers, fewer than two classes.
     """
-    logits, y = _logits_and_labels(logits, y)
-    classes = logits.shape[1]
-    if classes < 2:
-        raise ValueError(f"a margin needs logits of at least 2 classes, got {classes}")
-    unlabelled = y == UNLABELLED
-    own = y.masked_fill(unlabelled, 0).unsqueeze(1)
-    is_own = torch.arange(classes, device=logits.device) == own
-    gap = logits.gather(1, own).squeeze(1) - logits.masked_fill(is_own, -math.inf).amax(1)
-    return torch.where(unlabelled, 0.0, gap)
+    own, others, unlabelled = _own_and_others(logits, y)
+    return torch.where(unlabelled, 0.0, own - others.amax(1))
+
+
+def error_log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """Return log((1 - p_y) / p_y) = log sum_{k != y} exp(z_k) - z_y, logits `[B, C]` to `[B]`.
+
+    The cross-entropy is softplus of it, so the two rise together and their gradients have one direction; but where the
+    cross-entropy and its gradient vanish in rounding (p_y = 1 to float32 from a margin of 17 on), this does not.
+    Samples labelled -1 have value 0.
+
+    Raises:
+        ValueError: wrong shapes, labels that are not integers, fewer than two classes.
+    """
+    own, others, unlabelled = _own_and_others(logits, y)
+    # The difference first: it has no rounding of the logits' level, which may be large.
+    return torch.where(unlabelled, 0.0, (others - own.unsqueeze(1)).logsumexp(1))
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -172,6 +220,50 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return loss / torch.where(spread < torch.finfo(spread.dtype).tiny, 1.0, spread)
 
 
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return z_t - z_y, logits `[B, C]` and two labels `[B]` to `[B]`: positive only where the prediction is wrong.
+
+    Samples labelled -1 have value 0.
+
+    Raises:
+        ValueError: wrong shapes, labels that are not integers.
+    """
+    logits, y = _logits_and_labels(logits, y)
+    pair = torch.stack([target.long(), y.clamp(min=0)], 1)
+    gap = logits.gather(1, pair)
+    return torch.where(y == UNLABELLED, 0.0, gap[:, 0] - gap[:, 1])
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return the targeted difference-of-logits-ratio loss, logits `[B, C]` and two labels `[B]` to `[B]`.
+
+    (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2) with z_(i) the i-th largest logit (Croce and Hein 2020, section 4).
+    **With fewer than four classes it is z_t - z_y**, and so it is where the four largest logits are equal. Samples
+    labelled -1 have loss 0.
+
+    Raises:
+        ValueError: wrong shapes, labels that are not integers.
+    """
+    loss = targeted_margin(logits, y, target)
+    logits = upcast(logits)
+    if logits.shape[1] < 4:
+        return loss
+    top = logits.topk(4, dim=1).values
+    # A sum of differences of at most the first: no rounding of the logits' level, which may be large.
+    spread = ((top[:, 0] - top[:, 2]) + (top[:, 0] - top[:, 3])) / 2
+    return loss / torch.where(spread < torch.finfo(spread.dtype).tiny, 1.0, spread)
+
+
+def targeted_cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return log p_t, logits `[B, C]` and two labels `[B]` to `[B]`; 0 for samples labelled -1.
+
+    Raises:
+        ValueError: wrong shapes, labels that are not integers.
+    """
+    value = -cross_entropy(logits, target)
+    return torch.where(y == UNLABELLED, 0.0, value)
+
+
 def _check_exponent(p: float) -> None:
     if not p >= 1:  # also refuses NaN
         raise ValueError(f"expected a norm exponent p in [1, inf], got {p!r}")
@@ -194,3 +286,15 @@ def _logits_and_labels(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if y.shape != logits.shape[:1]:
         raise ValueError(f"expected labels of shape [{logits.shape[0]}], one per sample, got {_shape(y)}")
     return logits, y.long()
+
+
+def _own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return z_y `[B]`, the logits with -inf in its place `[B, C]`, and where there is no label `[B]`."""
+    logits, y = _logits_and_labels(logits, y)
+    classes = logits.shape[1]
+    if classes < 2:
+        raise ValueError(f"a margin needs logits of at least 2 classes, got {classes}")
+    unlabelled = y == UNLABELLED
+    own = y.masked_fill(unlabelled, 0).unsqueeze(1)
+    is_own = torch.arange(classes, device=logits.device) == own
+    return logits.gather(1, own).squeeze(1), logits.masked_fill(is_own, -math.inf), unlabelled

@@ -37,6 +37,7 @@ class Plan:
         parameter_backwards: forwards whose graph the loss's backward traverses to the parameters.
         double_backwards: input gradients that the loss's backward traverses again.
         rows: the passes one by one.
+        teacher_forwards: runs of other networks: of a teacher, or of an average of the weights.
     """
 
     forwards: int
@@ -44,17 +45,17 @@ class Plan:
     parameter_backwards: int
     double_backwards: int
     rows: tuple[PlanRow, ...] = ()
+    teacher_forwards: int = 0
 
     @property
     def relative_cost(self) -> float:
         """A rough cost in plain training steps (1 forward + 1 parameter backward).
 
         A forward counts 1, a backward to the input 1, a backward to the parameters 2, and a double backward 3 more:
-        it goes through the backward's graph once more, both ways.
+        it goes through the backward's graph once more, both ways. A teacher is taken to be as large as the network.
         """
-        total = (
-            self.forwards + self.input_backwards + 2 * self.parameter_backwards + 3 * self.double_backwards
-        )
+        forwards = self.forwards + self.teacher_forwards
+        total = forwards + self.input_backwards + 2 * self.parameter_backwards + 3 * self.double_backwards
         return total / 3.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,8 +70,9 @@ class Plan:
         for row, times in grouped.items():
             kind = row.kind if times == 1 else f"{times} x {row.kind}"
             lines.append(f"{kind:<20} {row.point:<12} {row.mode:<6} {', '.join(row.asked_by)}")
+        teachers = f"{self.teacher_forwards} teacher forward, " if self.teacher_forwards else ""
         lines.append(
-            f"per step: {self.forwards} forward, {self.input_backwards} input backward, "
+            f"per step: {self.forwards} forward, {teachers}{self.input_backwards} input backward, "
             f"{self.parameter_backwards} parameter backward, {self.double_backwards} double backward "
             f"(about {self.relative_cost:.1f} plain steps)"
         )
@@ -79,6 +81,8 @@ class Plan:
 
 class StandIn(nn.Module):
     """A small smooth network of any input shape, on which a step is rehearsed."""
+
+    stands_in = True  # for teachers too: their inputs need not have this shape
 
     def __init__(self, shape: tuple[int, ...] | torch.Size, classes: int) -> None:
         super().__init__()
@@ -127,6 +131,7 @@ def count(objective: Objective, shape: tuple[int, ...], classes: int, evaluation
         parameter_backwards=sum(p.kind == "forward" for p in reached),
         double_backwards=sum(p.kind == "input backward" for p in reached),
         rows=tuple(PlanRow(p.kind, p.point, p.mode, tuple(p.asked_by)) for p in passes),
+        teacher_forwards=sum(p.kind == "teacher forward" for p in passes),
     )
 
 

@@ -105,6 +105,9 @@ class Probe:
         points: where points are that need not be found again; those found now are added.
         attacking: points are wanted for themselves: searching attacks may stop early, sample by sample.
         rehearsing: keep every graph and output, to learn needs and to count passes.
+
+    Attributes:
+        predicted: the classes ``[B]`` seen at each step of a search over the whole batch, its start first, by point.
     """
 
     def __init__(
@@ -240,11 +243,12 @@ class Probe:
         The network is moved to the batch's device and is otherwise left as it is. In a rehearsal the stand-in answers.
         """
         if (teacher, point) not in self._answers:
-            known = isinstance(teacher, nn.Module)
-            network = self.model if self.stands_in and known else teacher if known else teacher.network(self)
-            z = self.at(point)
+            network = teacher if isinstance(teacher, nn.Module) else teacher.network(self)
+            network = self.model if self.stands_in else network
             with torch.no_grad():
-                logits = self._apply(_moved(network, z), "eval", "teacher", point, model=network)
+                logits = self._apply(
+                    _beside(network, self.at(point)), "eval", "teacher", point, model=network
+                )
             self._answers[teacher, point] = logits, self._record("teacher forward", _name(point), "eval")
         logits, record = self._answers[teacher, point]
         self._share(record)
@@ -342,9 +346,29 @@ class Probe:
             logits = self.run(u, mode, *key, point=point, graph=gradient)
             losses = function(logits, rows)
             g = _gradient(losses, u) if gradient else None
+        if rows is None:
+            self.predicted.setdefault(point, []).append(logits.detach().argmax(1))
         if gradient:
             self._record("input backward", _name(point), mode)
         return logits.detach(), losses.detach(), g
+
+    def boundaries(
+        self, z: Tensor, own: Tensor, others: Tensor, mode: Mode, *key: object, point: Point
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Where the network, linearised at ``z [b, ...]``, changes from class ``own [b]`` to each of ``others [b, K]``.
+
+        For one class ``k`` of the others after the other: the gap ``z_k - z_own``, ``[b]``, and its input gradient
+        ``[b, ...]``. One forward, and a backward for each.
+        """
+        with torch.enable_grad():
+            u = self._leaf(z)
+            logits = self.run(u, mode, *key, point=point, graph=True)
+            gaps = (logits.gather(1, others) - logits.gather(1, own.unsqueeze(1))).unbind(1)
+        for k, gap in enumerate(gaps):
+            with torch.enable_grad():
+                g = _gradient(gap, u, retain_graph=k + 1 < len(gaps))
+            self._record("input backward", _name(point), mode)
+            yield gap.detach(), g
 
     def first_logits(self) -> Tensor | None:
         """The logits of the first forward that was made at a point, if any."""
@@ -441,13 +465,15 @@ class Probe:
         anchor: Tensor = next(p for p in self.model.parameters() if p.requires_grad)  # type: ignore[attr-defined]
         return z + (0 * anchor.flatten()[0]).to(z.dtype)
 
-    def _apply(self, u: Tensor, mode: Mode, *key: object) -> Tensor:
-        with running(self.model, mode, self._statistics_of_the_start(mode)):
+    def _apply(self, u: Tensor, mode: Mode, *key: object, model: Model | None = None) -> Tensor:
+        own = model is None or model is self.model
+        model = self.model if model is None else model
+        with running(model, mode, self._statistics_of_the_start(mode) if own else None):
             if torch.compiler.is_compiling():
-                logits: object = self.model(u)
+                logits: object = model(u)
             else:
                 with global_seed(u.device, self._seed_of(key)):
-                    logits = self.model(u)
+                    logits = model(u)
         if not isinstance(logits, Tensor):
             raise TypeError(
                 f"the model must return logits [B, C] as one tensor, but returned a {type(logits).__name__}"
@@ -521,6 +547,14 @@ def _gradient(losses: Tensor, u: Tensor, *, retain_graph: bool = False, create_g
             "differentiable operations"
         )
     return g
+
+
+def _beside(network: Model, z: Tensor) -> Tensor:
+    """The coordinates in a network's own precision, and the network on their device."""
+    weight = next(network.parameters(), z) if isinstance(network, nn.Module) else z
+    if weight.device != z.device:
+        network.to(z.device)  # type: ignore[attr-defined]
+    return z.to(weight.dtype)
 
 
 def _name(point: Point) -> str:

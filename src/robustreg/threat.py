@@ -302,8 +302,10 @@ class Threat:
         return f"{message}: {cure} ({outside})"
 
 
-def steepest_direction(g: Tensor, p: float) -> Tensor:
+def steepest_direction(g: Tensor, p: float | Tensor) -> Tensor:
     """Return the d with ||d||_p = 1 that maximises g . d, `[B, ...]` to `[B, ...]`; then g . d = ||g||_{p*}.
+
+    A tensor `[B]` gives every sample a p of its own in [1, inf], whose values are not checked.
 
     `d = sign(g) * (|g| / ||g||_{p*})^(1 / (p - 1))`, 1/p + 1/p* = 1: formula (1) of Lyu, Huang and Liang
     2015, "A unified gradient regularization family for adversarial examples". p = inf: the sign; p = 2: the
@@ -313,27 +315,30 @@ def steepest_direction(g: Tensor, p: float) -> Tensor:
     infinite slopes at 0, and at a maximum of g . d the derivative of d is not needed.
 
     Raises:
-        ValueError: p < 1 or NaN, or g is not a floating point batch.
+        ValueError: p < 1 or NaN, or not one p per sample, or g is not a floating point batch.
     """
     return _direction(g, p).to(g.dtype)
 
 
-def _direction(g: Tensor, p: float) -> Tensor:
+def _direction(g: Tensor, p: float | Tensor) -> Tensor:
     """`steepest_direction` in at least float32."""
-    dual = numerics.dual_exponent(p)
     g = torch.nan_to_num(numerics.upcast(g.detach()), nan=0.0)
-    if p == math.inf or numerics.flatten(g).shape[1] == 0:
+    if isinstance(p, Tensor):
+        p = numerics.one_for_each(p, g)
+    wide = _per_sample(p, g) if isinstance(p, Tensor) else p
+    dual = numerics.dual_exponent(wide)
+    if numerics.flatten(g).shape[1] == 0 or (not isinstance(p, Tensor) and p == math.inf):
         return g.sign()
     size = g.abs()
     largest = _per_sample(numerics.flatten(size).amax(1), g)
-    if p == 1:
+    if not isinstance(p, Tensor) and p == 1:
         tied = size == largest
         return g.sign() * tied / _per_sample(numerics.flatten(tied).sum(1), g)
     # With b = |g| / max|g|, formula (1) reads b^(1/(p-1)) / (sum b^(p*))^(1/p). Nothing here is first
     # rounded and then raised to a high power, so that the length is 1 to rounding for p close to 1 as well.
     b = size / torch.where(largest > 0, largest, 1.0)
     total = numerics.flatten(b.pow(dual)).sum(1).pow(1 / p)
-    return g.sign() * b.pow(1 / (p - 1)) / _per_sample(torch.where(total > 0, total, 1.0), g)
+    return g.sign() * b.pow(1 / (wide - 1)) / _per_sample(torch.where(total > 0, total, 1.0), g)
 
 
 def _uniform_in_ball(

@@ -75,7 +75,7 @@ class Recorder(Handler):
         if (
             not name.startswith("_")
             and name in names
-            and name not in ("order", "state_dict", "load_state_dict")
+            and name not in ("order", "state_dict", "load_state_dict", "around_gradients")
         ):
             return lambda trainer: self.events.append((name, trainer.step))
         return super().__getattribute__(name)

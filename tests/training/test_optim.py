@@ -94,6 +94,23 @@ def test_cyclic_rises_to_the_peak_and_falls_to_the_end():
     assert steps[top:] == pytest.approx([-0.5 / 24] * (TOTAL - 1 - top))
 
 
+def test_piecewise_is_cyclic_where_its_points_are():
+    points = [[0, 0.0], [0.4, 1.0], [8, 0.25]]
+    assert lrs("piecewise", points=points, epochs=8) == pytest.approx(lrs("cyclic", peak=0.4, final=0.25))
+
+
+def test_piecewise_jumps_where_two_points_share_a_place():
+    """A warm-up over 2 of 8 epochs, constant up to 4, half of it up to 6, and a tenth from there on."""
+    points = [[0, 0.0], [2, 1.0], [4, 1.0], [4, 0.5], [6, 0.5], [6, 0.1]]
+    values = lrs("piecewise", points=points, epochs=8, lr=1.0)
+    assert values[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert values[10:] == pytest.approx([1.0] * 10 + [0.5] * 10 + [0.1] * 10)
+
+
+def test_piecewise_is_constant_before_its_first_point():
+    assert lrs("piecewise", points=[[0.5, 0.4], [0.5, 0.2]], lr=1.0) == pytest.approx([0.4] * 20 + [0.2] * 20)
+
+
 def test_warm_up_is_linear_and_never_zero():
     for name in ("constant", "cosine"):
         values = lrs(name, warmup=0.25)
@@ -157,6 +174,10 @@ def test_a_schedule_needs_no_pickle_and_resumes():
         ),
         (lambda p, o: build_schedule("cosine", o, 9, warm=1), "no option 'warm'; did you mean 'warmup'"),
         (lambda p, o: build_schedule("cosine", o, 9, warmup=1.5), r"fraction of the run in \[0, 1\)"),
+        (lambda p, o: build_schedule("piecewise", o, 9, points=[]), r"pairs \[when, factor\], got \[\]"),
+        (lambda p, o: build_schedule("piecewise", o, 9, points=[[0, 1], [1]]), r"pairs \[when, factor\]"),
+        (lambda p, o: build_schedule("piecewise", o, 9, points=[[0.5, 1], [0, 1]]), "one another"),
+        (lambda p, o: build_schedule("piecewise", o, 9, points=[[3, 1]]), "the epochs are not known"),
         (lambda p, o: build_schedule("cyclic", o, 9, peak=-0.1), r"fraction of the run in \[0, 1\)"),
         (lambda p, o: build_schedule("multistep", o, 9, milestones=[3]), "epochs are not known"),
         (lambda p, o: build_schedule("exponential", o, 9), "needs either divide"),

@@ -57,6 +57,7 @@ def train_run(recipe: Recipe, folder: Path, setting: Setting, *, resume: bool = 
         ema=recipe.ema,
         swa=recipe.swa,
         clip=recipe.clip,
+        awp=None if recipe.awp is None else recipe.awp.model_dump(),
         precision=recipe.precision,
         device=setting.device,
         threads=setting.threads,

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from robustreg.registry import components, publish
+from robustreg.registry import components
 
 from . import imports as user_modules
 from .checks import named_options
 from .components import Builder, Invalid
+from .networks import build_net, start_from, trained_net
 from .objective import build_objective
 from .problems import Problems
 from .schema import Recipe
@@ -49,12 +50,14 @@ class Built:
     attacks: dict[str, Point]
 
 
-def build(recipe: Recipe, *, data_dir: str | PathLike[str] | None = None) -> Built:
+def build(recipe: Recipe, *, data_dir: str | PathLike[str] | None = None, other_runs: bool = True) -> Built:
     """Build everything a recipe names, data included.
 
     Args:
         recipe: a checked recipe.
         data_dir: folder to look for data files in first.
+        other_runs: also load what other runs have trained, the weights that training starts from and helper
+            networks. Without them the objective can be looked at and the network evaluated, not trained.
 
     Raises:
         RecipeError: something that only building could tell.
@@ -66,12 +69,16 @@ def build(recipe: Recipe, *, data_dir: str | PathLike[str] | None = None) -> Bui
     built: Any = None
     try:
         builder.threat = builder.make_threat(recipe.threat.model_dump(), ("threat",))
+        splits = _splits(recipe, builder, data_dir)
+        if other_runs:
+            builder.network = lambda run, path: trained_net(run, splits, path, builder)
         objective = build_objective(recipe.objective.model_dump(), builder)
         validation = recipe.validation.attack
         attack = None if validation is None else builder.attack(validation, ("validation", "attack"))
         attacks = build_attacks(recipe, builder)
-        splits = _splits(recipe, builder, data_dir)
         net = build_net(recipe, splits.train.shape, splits.train.num_classes, builder)
+        if recipe.start is not None and other_runs:
+            start_from(net, recipe.start, ("start",), builder)
         built = Built(recipe, splits, net, objective, builder.threat, attack, attacks)
     except Invalid:
         problems.raise_if_any()
@@ -100,25 +107,6 @@ def build_attacks(recipe: Recipe, builder: Builder) -> dict[str, Point]:
             builder.refuse(("evaluation", "attacks", index), f"repeats {name}")
         found[name] = point
     return found
-
-
-def build_net(recipe: Recipe, shape: tuple[int, ...], classes: int, builder: Builder) -> nn.Module:
-    """The recipe's network for samples of `shape`, with the initial weights of the recipe's seed."""
-    from robustreg import models
-
-    options = named_options("model", recipe.model.name, recipe.model.options, builder)
-    publish("model")
-    modules = [entry for entry in recipe.imports if not user_modules.is_file(entry)]
-    try:
-        return models.build(
-            recipe.model.name,
-            shape=shape,
-            seed=recipe.seed,
-            allow_modules=modules,
-            **{"num_classes": classes, **options},
-        )
-    except (ValueError, TypeError) as error:
-        return builder.refuse(("model",), f"cannot be built: {error}")
 
 
 def _splits(recipe: Recipe, builder: Builder, data_dir: str | PathLike[str] | None) -> Splits:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, UnionType
 from typing import Any, NoReturn
 
-from robustreg.registry import KINDS, UnknownName, closest, lookup, options_of, suggestion
+from robustreg.registry import KINDS, UnknownName, closest, lookup, names, options_of, suggestion
 
 from .problems import KeyPath, Problems
 
@@ -113,6 +113,8 @@ class Builder:
                     return self.component(kind, value[word], options, path)
             if set(value) == {"threat"} and isinstance(value["threat"], dict):
                 return self.make_threat(value["threat"], (*path, "threat"))
+        if _takes_weight(hint):
+            return self.weight(value, path)
         if _takes_network(hint) and value is not None:
             return self.network_of(value, path)
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):
@@ -126,6 +128,20 @@ class Builder:
         if type(value) is int and float in _options(hint) and int not in _options(hint):
             return float(value)  # `scale: 1` and `scale: 1.0` are the same point
         return tuple(value) if isinstance(value, list) else value
+
+    def weight(self, value: Any, path: KeyPath) -> Any:
+        """A number, or a schedule such as `{ramp: [0, 1, 0.5]}` or `{cosine: {start: 0, end: 1}}`."""
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, dict) and len(value) == 1:
+            (name, arguments), *_ = value.items()
+            factory = self.factory("weight", name, path)
+            if isinstance(arguments, list):
+                arguments = self.by_position(factory, name, arguments, (*path, name))
+            if isinstance(arguments, dict):
+                return self.component("weight", name, arguments, (*path, name))
+        known = ", ".join(f"{{{name}: [...]}}" for name in names("weight"))
+        return self.refuse(path, f"should be a number or a schedule ({known}), but is {value!r}")
 
     def network_of(self, value: Any, path: KeyPath) -> Any:
         """A network written as `{run: FOLDER}`: the one that the run in that folder has trained."""
@@ -191,6 +207,12 @@ def _takes_network(hint: Any) -> bool:
     from torch import nn
 
     return any(inspect.isclass(option) and issubclass(option, nn.Module) for option in _options(hint))
+
+
+def _takes_weight(hint: Any) -> bool:
+    """Whether a parameter is annotated as a `Weight`: a number or a function of progress."""
+    options = _options(hint)
+    return float in options and any(typing.get_origin(option) is Callable for option in options)
 
 
 def _stand_in(run: str, path: KeyPath) -> Any:

@@ -8,8 +8,10 @@ from typing import Any
 
 from . import imports as user_modules
 from .checks import check_components
+from .extending import KEY as EXTENDS
+from .extending import extended
 from .find import find_recipe
-from .problems import KeyPath, Problems
+from .problems import KeyPath, Problems, RecipeError
 from .schema import Named, Recipe
 from .validation import validate
 from .yaml_file import override, read, resolve
@@ -44,8 +46,12 @@ def recipe_from(
     overrides: Sequence[str] = (),
     imports: Sequence[str] = (),
 ) -> Recipe:
-    """As `load_recipe`, from content that is already read. Relative imports in it are meant from `folder`."""
+    """As `load_recipe`, from content that is already read. Files that it names are meant from `folder`."""
+    content, places = extended(content, places, folder)
     override(content, places, overrides)
+    if EXTENDS in content:  # it was an override: too late, and it would change what the others mean
+        place = places.get((EXTENDS,), "an override")
+        raise RecipeError([f"{place}: `{EXTENDS}` is said in a recipe's file, not by an override"])
     content = resolve(content, places, title)
     _name_defaults(content)
     problems = Problems(title, places)

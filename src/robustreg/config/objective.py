@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from robustreg.registry import names
-
 from .components import Builder, Invalid
 from .problems import KeyPath
 
@@ -48,7 +46,7 @@ def _weighted_term(item: Any, builder: Builder, path: KeyPath) -> Objective:
         builder.refuse(path, f"should be a term's name or `{{term: name, weight: ...}}`, but is {item!r}")
     keys = ("term", "weight", *(_BY if "by" in item else ()))
     options = {key: value for key, value in item.items() if key not in keys}
-    weight = _noted(lambda: _weight(item.get("weight", 1.0), builder, (*path, "weight")))
+    weight = _noted(lambda: builder.weight(item.get("weight", 1.0), (*path, "weight")))
     term = _noted(lambda: builder.component("term", item["term"], options, path))
     if "by" in item:
         by = _noted(lambda: _sample_weight(item, builder, path))
@@ -84,21 +82,6 @@ def _noted(build: Callable[[], Made]) -> Made | None:
         return build()
     except Invalid:
         return None
-
-
-def _weight(value: Any, builder: Builder, path: KeyPath) -> Any:
-    """A number, or a schedule such as `{ramp: [0, 1, 0.5]}` or `{cosine: {start: 0, end: 1}}`."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, dict) and len(value) == 1:
-        (name, arguments), *_ = value.items()
-        factory = builder.factory("weight", name, path)
-        if isinstance(arguments, list):
-            arguments = builder.by_position(factory, name, arguments, (*path, name))
-        if isinstance(arguments, dict):
-            return builder.component("weight", name, arguments, (*path, name))
-    known = ", ".join(f"{{{name}: [...]}}" for name in names("weight"))
-    return builder.refuse(path, f"should be a number or a schedule ({known}), but is {value!r}")
 
 
 def _as_objective(made: Any) -> Objective:

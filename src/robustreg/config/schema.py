@@ -93,6 +93,13 @@ class Evaluation(Strict):
     batch_size: Annotated[int, Field(ge=1)] = 500
 
 
+class WeightPerturbation(Strict):
+    """Adversarial weight perturbation of relative size `gamma`, from the fraction `start` of the run on."""
+
+    gamma: Annotated[float, Field(gt=0)] = 0.005
+    start: Fraction = 0.0
+
+
 class Logging(Strict):
     """How often the terms' values are written, and where besides metrics.csv."""
 
@@ -110,6 +117,7 @@ class Recipe(Strict):
     objective: ObjectiveSection
     data: Named = Named(name="digits")
     model: Named
+    start: str | None = None  # the folder of a run whose trained weights training starts from
     optimizer: Named
     schedule: Named = Named(name="constant")
     epochs: Annotated[int, Field(ge=1)]
@@ -119,6 +127,7 @@ class Recipe(Strict):
     ema: Fraction | None = None  # decay of an exponential average of the weights
     swa: Fraction | None = None  # fraction of the run after which every epoch's weights are averaged
     clip: Annotated[float, Field(gt=0)] | None = None  # largest l2 norm of the gradient
+    awp: WeightPerturbation | None = None  # the gradient at weights that were moved against it
     save_every: Annotated[int, Field(ge=0)] = 0  # steps between saves inside an epoch; 0: between epochs only
     validation: Validation = Validation()
     evaluation: Evaluation = Evaluation()

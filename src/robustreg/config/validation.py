@@ -99,7 +99,7 @@ def _fields(path: KeyPath) -> list[str]:
         if not inner:
             return []
         model = inner[0]
-    return list(model.model_fields)
+    return [*model.model_fields, *([] if path else ["extends"])]  # which is gone once it is resolved
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

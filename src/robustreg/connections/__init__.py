@@ -1,1 +1,15 @@
-"""The theory executed: operators, conditions and claims on a network of yours."""
+"""The theory executed: claims about regularisers, checked on a network of yours, with conditions that are measured.
+
+from robustreg.connections import Case, CLAIMS
+
+case = Case(model, x, y, radius=1e-2)
+for claim in CLAIMS:
+    print(claim.key, claim.residual(case).verdict)
+"""
+
+from robustreg.connections.case import Case
+from robustreg.connections.claim import Claim, Condition, Residual
+from robustreg.connections.claims import CLAIMS
+from robustreg.connections.regions import border_distance
+
+__all__ = ["CLAIMS", "Case", "Claim", "Condition", "Residual", "border_distance"]

@@ -147,14 +147,17 @@ class Case:
 
     def term(self, term: Term) -> Tensor:
         """A term's values ``[B]`` (``[1]`` for a quantity of the batch) on this network, as training would see them."""
-        probe = Probe(self.model, self.x, self.y, stream=Stream(self.seed), threat=self.threat)
         with torch.enable_grad():
-            values = term(probe).detach()
+            values = term(self.probe()).detach()
         return values.reshape(-1)
 
+    def probe(self) -> Probe:
+        """A probe of the samples, whose random draws are the same every time."""
+        return Probe(self.model, self.x, self.y, stream=Stream(self.seed), threat=self.threat)
+
     def found(self, point: Point) -> Tensor:
-        """Where a point is, ``[B, ...]``."""
-        return point(self.model, self.x, self.y, generator=torch.Generator().manual_seed(self.seed))
+        """Where a point is, ``[B, ...]``, with the draws that the terms have."""
+        return self.probe().at(point)
 
     # -- how ---------------------------------------------------------------------------------------------------------
 

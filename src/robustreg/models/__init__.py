@@ -11,7 +11,7 @@ from .maxout import maxout_conv, maxout_mlp
 from .mlp import mlp
 from .normalize import STATISTICS, Normalize
 from .resnet import preact_resnet18, resnet18, wide_resnet
-from .small import lenet_plus, small_conv
+from .small import four_conv, lenet_plus, small_conv, strided_conv
 
 __all__ = [
     "ACTIVATIONS",
@@ -21,6 +21,7 @@ __all__ = [
     "activation",
     "build",
     "count_parameters",
+    "four_conv",
     "lenet_plus",
     "maxout_conv",
     "maxout_mlp",
@@ -28,5 +29,6 @@ __all__ = [
     "preact_resnet18",
     "resnet18",
     "small_conv",
+    "strided_conv",
     "wide_resnet",
 ]

@@ -17,13 +17,15 @@ from .maxout import maxout_conv, maxout_mlp
 from .mlp import mlp
 from .normalize import Statistics, normalization
 from .resnet import preact_resnet18, resnet18, wide_resnet
-from .small import lenet_plus, small_conv
+from .small import four_conv, lenet_plus, small_conv, strided_conv
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "maxout_mlp": maxout_mlp,
     "small_conv": small_conv,
     "lenet_plus": lenet_plus,
+    "strided_conv": strided_conv,
+    "four_conv": four_conv,
     "maxout_conv": maxout_conv,
     "resnet18": resnet18,
     "preact_resnet18": preact_resnet18,

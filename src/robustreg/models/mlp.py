@@ -22,13 +22,15 @@ class MLP(FlatNetwork):
         hidden: Sequence[int],
         num_classes: int,
         activation: str,
+        norm: str | None,
         normalize: Statistics,
     ) -> None:
         super().__init__((in_features,), normalize)
         sizes = [in_features, *hidden]
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
-            layers += [nn.Linear(before, after), make_activation(activation)]
+            normed = [] if norm is None else [nn.BatchNorm1d(after)]
+            layers += [nn.Linear(before, after), *normed, make_activation(activation)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
 
     def logits(self, x: Tensor) -> Tensor:
@@ -42,6 +44,7 @@ def mlp(
     num_classes: int = 10,
     hidden: Sequence[int] = (1200, 1200),
     activation: str = "relu",
+    norm: str | None = None,
     normalize: Statistics = None,
     seed: int = 0,
 ) -> MLP:
@@ -56,13 +59,19 @@ def mlp(
         num_classes: K.
         hidden: units of each hidden layer; empty gives softmax regression.
         activation: by name, see `ACTIVATIONS`.
+        norm: "batch" normalises before every activation; None does not.
         normalize: statistics of the first layer.
         seed: of the initial weights, PyTorch's default distribution.
 
     Returns:
         A network [B, ...] -> [B, K].
+
+    Raises:
+        ValueError: another norm.
     """
+    if norm not in (None, "batch"):
+        raise ValueError(f"the norm of an mlp must be 'batch' or None, got {norm!r}")
     with construction(seed) as generator:
-        net = MLP(in_features, hidden, num_classes, activation, normalize)
+        net = MLP(in_features, hidden, num_classes, activation, norm, normalize)
         initialise_(net, generator)
     return net

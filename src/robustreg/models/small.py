@@ -1,4 +1,4 @@
-"""Small convolutional networks: one for the digits and MNIST on a CPU, and LeNet+."""
+"""Small convolutional networks: one for the digits and MNIST on a CPU, and those of papers on MNIST."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ class SmallConv(_Sequential):
 
 class LeNetPlus(_Sequential):
     """Two 5x5 convolutions with max-pooling, one hidden linear layer."""
+
+
+class StridedConv(_Sequential):
+    """Two strided 4x4 convolutions, one hidden linear layer."""
+
+
+class FourConv(_Sequential):
+    """Twice two 3x3 convolutions and max-pooling, two hidden linear layers with dropout between them."""
 
 
 def small_conv(
@@ -112,5 +120,86 @@ def lenet_plus(
         layers += [nn.Flatten(), nn.Linear(64 * (image_size // 4) ** 2, 1024), make_activation(activation)]
         layers += [nn.Linear(1024, num_classes)]
         net = LeNetPlus((in_channels, image_size, image_size), layers, normalize)
+        initialise_(net, generator)
+    return net
+
+
+def strided_conv(
+    in_channels: int = 1,
+    num_classes: int = 10,
+    image_size: int = 28,
+    activation: str = "relu",
+    normalize: Statistics = None,
+    seed: int = 0,
+) -> StridedConv:
+    """Convolutions 4x4 of stride 2 with 16 and 32 channels, linear of 100, linear; 166 406 parameters on MNIST.
+
+    Source: the MNIST network of Wong, Rice and Kolter, Fast is better than free, 2020 (their code).
+
+    Args:
+        in_channels: C of the images [C, image_size, image_size].
+        num_classes: K.
+        image_size: height and width, at least 4.
+        activation: by name, see `ACTIVATIONS`.
+        normalize: statistics of the first layer.
+        seed: of the initial weights, PyTorch's default distribution.
+
+    Returns:
+        A network [B, C, H, W] -> [B, K].
+    """
+    if image_size < 4:
+        raise ValueError(f"strided_conv halves images twice and needs at least 4x4 pixels, got {image_size}")
+    with construction(seed) as generator:
+        layers: list[nn.Module] = []
+        for before, after in ((in_channels, 16), (16, 32)):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), make_activation(activation)]
+        layers += [nn.Flatten(), nn.Linear(32 * (image_size // 4) ** 2, 100), make_activation(activation)]
+        layers += [nn.Linear(100, num_classes)]
+        net = StridedConv((in_channels, image_size, image_size), layers, normalize)
+        initialise_(net, generator)
+    return net
+
+
+def four_conv(
+    in_channels: int = 1,
+    num_classes: int = 10,
+    image_size: int = 28,
+    dropout: float = 0.5,
+    activation: str = "relu",
+    normalize: Statistics = None,
+    seed: int = 0,
+) -> FourConv:
+    """Convolutions 3x3 of 32, 32, 64 and 64 channels, linear of 200 and 200, linear; 312 202 parameters on MNIST.
+
+    Convolutions are not padded; 2x2 max-pooling follows the second and the fourth, dropout the first linear
+    layer. Source: the MNIST network of Carlini and Wagner 2017, in the form of TRADES (Zhang et al. 2019), whose
+    code starts the convolutions from N(0, 2 / fan_in) and the last layer from zero. Max-pooling makes it unfit for
+    `torch.compile` with penalties.
+
+    Args:
+        in_channels: C of the images [C, image_size, image_size].
+        num_classes: K.
+        image_size: height and width, at least 16.
+        dropout: share of the first linear layer's outputs that are dropped in training.
+        activation: by name, see `ACTIVATIONS`.
+        normalize: statistics of the first layer.
+        seed: of the initial weights, PyTorch's default distribution.
+
+    Returns:
+        A network [B, C, H, W] -> [B, K].
+    """
+    if image_size < 16:
+        raise ValueError(f"four_conv needs images of at least 16x16 pixels, got {image_size}")
+    with construction(seed) as generator:
+        layers: list[nn.Module] = []
+        for before, after in ((in_channels, 32), (32, 64)):
+            for channels in (before, after):
+                layers += [nn.Conv2d(channels, after, 3), make_activation(activation)]
+            layers += [nn.MaxPool2d(2)]
+        size = ((image_size - 4) // 2 - 4) // 2
+        layers += [nn.Flatten(), nn.Linear(64 * size**2, 200), make_activation(activation)]
+        layers += [nn.Dropout(dropout), nn.Linear(200, 200), make_activation(activation)]
+        layers += [nn.Linear(200, num_classes)]
+        net = FourConv((in_channels, image_size, image_size), layers, normalize)
         initialise_(net, generator)
     return net

@@ -7,7 +7,7 @@ arXiv 1511.06385. With ``g`` the input gradient of a sample's loss and ``1/p + 1
 
 ``GradientNorm`` is the first-order term on its own (form A), ``Perturbed`` the loss at the maximiser of the
 linearised problem (form B). To first order ``CrossEntropy() + GradientNorm(threat)`` and ``Perturbed(threat)`` are the
-same objective.
+same objective. ``AdaptiveGradientNorm`` is form A in a norm that each sample's gradient chooses.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from robustreg.attacks.adaptive import LpFGSM, LpNorm
 from robustreg.losses import Loss, check_loss
 from robustreg.modes import Mode, check_mode
 from robustreg.points import CLEAN, Clip, Point, Steepest, check_clip
@@ -87,8 +88,57 @@ class GradientNorm(Term):
         # The ends of the difference run with the statistics untouched and, above all, with the same dropout masks:
         # masks that differ would put their difference over h.
         mode: Mode = "batch" if self.mode == "train" else self.mode
-        end = Steepest(threat, start=self.at, scale=t, loss=self.loss, mode=mode)
-        return probe.loss(end, self.loss, mode, dropout_of=self.at)
+        return probe.loss(self._end(threat, t, mode), self.loss, mode, dropout_of=self.at)
+
+    def _end(self, threat: Threat, t: float, mode: Mode) -> Point:
+        return Steepest(threat, start=self.at, scale=t, loss=self.loss, mode=mode)
+
+
+@dataclass(frozen=True)
+class AdaptiveGradientNorm(LpNorm, GradientNorm):
+    """``eps * ||grad_x L(x)||_q`` per sample, with a norm that each sample's gradient chooses.
+
+    The first-order increase of the loss within an l_p ball: ``q = 1`` is ``GradientNorm`` for ``linf``, ``q = 2`` for
+    ``l2``, and ``q`` is found as for ``LpFGSM`` (Mehouachi & Jabari 2025), whose steepest step is the one of the finite
+    differences. ``q`` is a constant. The penalty is no published method.
+
+    Args:
+        threat: radius ``eps``; its norm does not matter.
+        squared: penalise the square instead.
+        estimator: ``"double"``, ``"forward"`` or ``"central"``, as for ``GradientNorm``.
+        step: length of the finite difference, as a fraction of the steepest step.
+        at: where the gradient is taken.
+        loss: whose gradient.
+        mode: the mode in which the network is run.
+        p: the norm of the step: a number from 1, ``"relative"`` or ``"absolute"``, as for ``LpFGSM``.
+        beta: share by which the relative rule raises the cosine with the l2 step.
+        tau: the cosine with the l2 step that the absolute rule asks for.
+        rescale: take the radius ``eps * D^(1/p)``, ``D`` the number of features. The value then is at least that of
+            ``GradientNorm`` for ``linf``, and equal to it where all entries of the gradient are of one size; without,
+            it is at most that, and a small ``p`` also regularises less.
+    """
+
+    def __post_init__(self) -> None:
+        LpNorm.__post_init__(self)
+        GradientNorm.__post_init__(self)
+
+    def _exact(self, probe: Probe, threat: Threat) -> Tensor:
+        return self.rise(probe.grad(self.at, self.loss, self.mode, differentiable=True), threat.eps)
+
+    def _end(self, threat: Threat, t: float, mode: Mode) -> Point:
+        return LpFGSM(
+            threat,
+            start=self.at,
+            base=None,
+            scale=t,
+            loss=self.loss,
+            mode=mode,
+            clip="none",
+            p=self.p,
+            beta=self.beta,
+            tau=self.tau,
+            rescale=self.rescale,
+        )
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from robustreg.training.run import RunExists, RunResult, train
     from robustreg.training.timing import StepTimer
     from robustreg.training.validation import Validation
+    from robustreg.training.weight_perturbation import AWP
 
 __all__ = [
+    "AWP",
     "EMA",
     "SWA",
     "Checkpoint",
@@ -60,6 +62,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AWP": "weight_perturbation",
     "EMA": "averaging",
     "SWA": "averaging",
     "Checkpoint": "checkpoint",

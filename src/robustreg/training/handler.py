@@ -3,7 +3,8 @@
 setup         the trainer is built, the network on its device, nothing resumed yet
 start
   epoch_start
-    step_start, gradients (after backward, before the update), updated (right after it), step_end
+    step_start, around_gradients (a context), gradients (after backward, before the update), updated (right
+    after it), step_end
   epoch_end
 interrupt     a stop was asked for (Ctrl-C) and the step in hand is done
 exception     something raised; `trainer.error` is it
@@ -13,6 +14,7 @@ saving        a checkpoint is about to be written: bring files and state up to `
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -44,6 +46,14 @@ class Handler:
 
     def step_start(self, trainer: Trainer) -> None:
         """Before the forward pass of step `trainer.step`."""
+
+    def around_gradients(self, trainer: Trainer) -> AbstractContextManager[None]:
+        """A context around the step's forward and backward pass, for handlers that change what its gradient is.
+
+        `trainer.find_gradients()` is that pass, for those who need another one first. Whatever the context changes in
+        the network it puts back.
+        """
+        return nullcontext()
 
     def gradients(self, trainer: Trainer) -> None:
         """After the backward pass, before the update."""

@@ -6,6 +6,7 @@ recipe is always the largest rate used. They are made by name with `robustreg.tr
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Sequence
 
@@ -73,6 +74,32 @@ def triangular(total_steps: int, *, peak: float = 0.4, initial: float = 0.0, fin
     return factor
 
 
+def piecewise(
+    total_steps: int, *, points: Sequence[Sequence[float]] = ((0, 1.0),), epochs: int | None = None
+) -> Shape:
+    """Linear between `points` of `[when, factor]`, each `when` a fraction of the run below 1, or an epoch.
+
+    Constant before the first point and after the last one; two points at the same place are a jump, of which the
+    second counts from there on. As in `triangular`, a step has the factor of its own end.
+    """
+    if not points or any(len(point) != 2 for point in points):
+        raise ValueError(f"the piecewise schedule's points are pairs [when, factor], got {points!r}.")
+    places = [_milestone(when, total_steps, epochs) for when, _ in points]
+    if places != sorted(places):
+        raise ValueError(f"the piecewise schedule's points must follow one another, got {points!r}.")
+    factors = [float(factor) for _, factor in points]
+
+    def factor(step: int) -> float:
+        after = bisect.bisect_right(places, step)
+        if after == 0 or after == len(places):
+            return factors[max(0, after - 1)]
+        before = after - 1
+        share = (step + 1 - places[before]) / (places[after] - places[before])
+        return factors[before] + (factors[after] - factors[before]) * share
+
+    return factor
+
+
 def exponential(
     total_steps: int, *, divide: float | None = None, final: float | None = None, floor: float = 0.0
 ) -> Shape:
@@ -101,6 +128,7 @@ SHAPES: dict[str, Callable[..., Shape]] = {
     "onecycle": onecycle,
     "multistep": multistep,
     "cyclic": triangular,
+    "piecewise": piecewise,
     "exponential": exponential,
 }
 

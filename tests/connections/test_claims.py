@@ -1,0 +1,186 @@
+"""Every claim on networks of many kinds, the numbers of the notes, and claims that are wrong on purpose."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustreg import connections
+from robustreg.connections import CLAIMS, Case, Claim, Condition
+from robustreg.connections.claims import connections as four
+from robustreg.connections.regions import AFFINE_HERE, BINARY, SAME_REGION
+
+NETWORKS = ["relu_pool", "batch_norm", "by_hand", "gelu", "attention", "affine", "two_classes"]
+PIECEWISE_LINEAR = {"relu_pool", "batch_norm", "by_hand", "affine", "two_classes"}
+BY_KEY = {claim.key: claim for claim in CLAIMS}
+TWO = {"T1", "T2", "T3", "T4", "T5", "T6", "T7", "E6", "S3", "S4", "M7", "M8"}
+REGION = {"I5", "I5b", "I9", "I9b", "I10", "I11", "I11b", "B6", "B7", "E7", "S1"}
+
+
+def case_of(network: Any, name: str, samples: Tensor, **options: Any) -> Case:
+    net = network(name)
+    y = torch.arange(len(samples)) % (2 if name == "two_classes" else 3)
+    return Case(net, samples, y, **{"radius": 1e-2, **options})
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_claim_is_violated(name: str, network: Any, samples: Tensor) -> None:
+    case = case_of(network, name, samples)
+    verdicts = {claim.key: claim.residual(case).verdict for claim in CLAIMS}
+    assert [key for key, verdict in verdicts.items() if verdict == "violated"] == []
+    silent = {key for key, verdict in verdicts.items() if verdict == "does not apply"}
+    expected = set() if name == "two_classes" else set(TWO) | {"I10"}
+    if name not in PIECEWISE_LINEAR:
+        expected |= REGION
+    assert silent == expected
+
+
+def test_equalities_are_exact_inside_linear_regions(network: Any, samples: Tensor) -> None:
+    for name in ("relu_pool", "by_hand", "two_classes"):
+        case = case_of(network, name, samples)
+        for claim in CLAIMS:
+            residual = claim.residual(case)
+            if claim.relation == "=" and residual.verdict == "holds" and claim.tolerance <= 1e-8:
+                assert residual.worst < 1e-8, (name, claim.key, residual.worst)
+
+
+@pytest.mark.parametrize(
+    ("net", "x", "y", "numbers"),
+    [
+        (
+            [([[1.5, -2.0], [-1.5, 2.0]],)], (0.2, 0.1), 0,
+            {"loss": 0.59813887, "p_y": 0.54983400, "g1": 3.15116202, "g2": 2.25083001, "jr": 6.25, "cl": 12.5,
+             "trace": 6.18791432, "largest": 6.18791432, "anchored": 11.25415007},
+        ),
+        (
+            [([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]],)], (0.3, -0.2), 0,
+            {"loss": 0.82279322, "p_y": 0.43920315, "g1": 0.88322003, "g2": 0.85566231, "jr": 2.0, "cl": 8 / 3,
+             "trace": 1.27265573, "largest": 0.94439361, "anchored": 2.00481373},
+        ),
+        (
+            [([[1.0, 2.0], [-1.0, 1.0], [2.0, -1.0]],), ([[1.0, 0.0, 1.0], [0.0, 1.0, -1.0], [-1.0, 1.0, 0.5]],)],
+            (0.5, 0.25), 1,
+            {"loss": 2.66135281, "p_y": 0.06985366, "g1": 4.69030899, "g2": 4.42195502, "jr": 10.625, "cl": 13.88888889,
+             "trace": 3.00736985, "largest": 2.40925637, "anchored": 22.56105608},
+        ),
+    ],
+)  # fmt: skip
+def test_the_fixtures_of_the_notes(net: Any, x: Any, y: int, numbers: dict[str, float]) -> None:
+    layers: list[nn.Module] = []
+    for (weight,) in net:
+        linear = nn.Linear(len(weight[0]), len(weight), bias=False).double()
+        linear.weight.data = torch.tensor(weight, dtype=torch.float64)
+        layers += [linear, nn.ReLU()]
+    case = Case(
+        nn.Sequential(*layers[:-1]), torch.tensor([x], dtype=torch.float64), torch.tensor([y]), radius=1e-3
+    )
+    found = {
+        "loss": case.loss,
+        "p_y": case.p_y,
+        "g1": case.gradient.abs().sum(1),
+        "g2": four.igr(case),
+        "jr": four.jacobian_term(case),
+        "cl": four.cross_lipschitz_term(case),
+        "trace": four.fisher_term(case),
+        "largest": four.largest(case.hessian),
+        "anchored": BY_KEY["I7"].sides(case)[1],
+    }
+    for key, value in numbers.items():
+        assert found[key].item() == pytest.approx(value, abs=6e-9), key
+    assert not [c.key for c in CLAIMS if c.residual(case).verdict == "violated"]
+    assert BY_KEY["I10"].residual(case).verdict == "holds"
+
+
+def test_the_ray_through_a_sample_without_biases() -> None:
+    """x . g of the notes' third fixture."""
+    first, second = nn.Linear(2, 3, bias=False).double(), nn.Linear(3, 3, bias=False).double()
+    first.weight.data = torch.tensor([[1, 2], [-1, 1], [2, -1]]).double()
+    second.weight.data = torch.tensor([[1, 0, 1], [0, 1, -1], [-1, 1, 0.5]]).double()
+    case = Case(
+        nn.Sequential(first, nn.ReLU(), second), torch.tensor([[0.5, 0.25]]).double(), torch.tensor([1])
+    )
+    left, right = BY_KEY["I10"].sides(case)
+    assert left.item() == pytest.approx(2.13737376, abs=6e-9)
+    assert right.item() == pytest.approx(2.13737376, abs=6e-9)
+
+
+def with_sides(key: str, wrong: Any) -> Claim:
+    claim = BY_KEY[key]
+    return dataclasses.replace(claim, sides=lambda case: wrong(*claim.sides(case), case))
+
+
+PLANTED = {
+    "a wrong factor": with_sides("I2", lambda a, b, c: (a, 1.01 * b)),
+    "no centring": with_sides("I2", lambda a, b, c: (a, 2 / 3 * four.squared(c.jacobian))),
+    "a wrong norm": with_sides("I1", lambda a, b, c: (a, c.gradient.abs().sum(1))),
+    "the label left out": with_sides("I7", lambda a, b, c: (four.trace(c), b)),
+    "a bound turned round": with_sides("B2b", lambda a, b, c: (b, a)),
+    "a bound too tight": with_sides("B5", lambda a, b, c: (a, 0.25 * b)),
+    "a linear term forgotten": with_sides(
+        "I11b", lambda a, b, c: (a, b + 0.1 * c.radius * c.gradient.norm(dim=1))
+    ),
+    "a factor in an order": with_sides("I9b", lambda a, b, c: (a, 1.05 * b)),
+    "a bound without its condition": dataclasses.replace(BY_KEY["T1"], conditions=()),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+def test_a_wrong_claim_shows(plant: str, network: Any, samples: Tensor) -> None:
+    residual = PLANTED[plant].residual(case_of(network, "relu_pool", samples))
+    assert residual.verdict == "violated"
+    assert residual.applies.any()
+
+
+def test_a_claim_beyond_its_conditions_does_not_apply(network: Any, samples: Tensor) -> None:
+    near, far = (case_of(network, "relu_pool", samples, radius=r) for r in (1e-3, 3.0))
+    assert BY_KEY["I11"].residual(near).applies.all()
+    residual = BY_KEY["I11"].residual(far)
+    assert residual.verdict == "does not apply"
+    assert math.isnan(residual.worst)
+    assert not residual.holds.all()  # it is indeed false there
+    assert set(residual.conditions) == {AFFINE_HERE.name, SAME_REGION.name}
+
+
+def test_orders_are_observed(network: Any, samples: Tensor) -> None:
+    case = case_of(network, "affine", samples, radius=0.1)
+    for key, order in (("I9b", 2), ("I11b", 3), ("E7", 3), ("M6", 2)):
+        residual = BY_KEY[key].residual(case)
+        assert residual.order == pytest.approx(order, abs=0.25), key
+        assert len(residual.radii) == len(residual.errors) >= 8
+    smooth = BY_KEY["M6"].residual(case_of(network, "gelu", samples, radius=0.1))
+    assert (smooth.verdict, smooth.order) == ("holds", pytest.approx(2, abs=0.25))
+
+
+def test_what_a_case_refuses(network: Any, samples: Tensor) -> None:
+    with pytest.raises(ValueError, match="some labels are -1"):
+        Case(network("gelu"), samples, torch.tensor([0, 1, -1, 0, 1, 2]))
+    wrong = Claim("X", "", "", "", "derived", "=", lambda c: (c.loss, c.loss[:2]))
+    with pytest.raises(ValueError, match=r"the sides of the claim X must be \[B\] both"):
+        wrong.residual(case_of(network, "gelu", samples))
+    with pytest.raises(ValueError, match="must have an order exactly if"):
+        dataclasses.replace(wrong, relation="~")
+
+
+def test_the_network_is_left_as_it_was(network: Any, samples: Tensor) -> None:
+    net = network("batch_norm").train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    case = Case(net, samples, torch.arange(6) % 3)
+    BY_KEY["I5"].residual(case)
+    assert net.training
+    assert all(p.requires_grad and p.grad is None and p.dtype == torch.float32 for p in net.parameters())
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+def test_every_claim_says_what_it_is() -> None:
+    assert len({claim.key for claim in CLAIMS}) == len(CLAIMS) > 50
+    for claim in CLAIMS:
+        assert claim.latex
+        assert claim.title
+        assert claim.source
+    assert connections.CLAIMS is CLAIMS
+    assert isinstance(BINARY, Condition)
