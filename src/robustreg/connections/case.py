@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ class Case:
     threat: Threat = field(default_factory=lambda: Threat("linf", 0.1, bounds=None))
     radius: float = 1e-2
     seed: int = 0
+    _measured: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         check_labels(self.x, self.y)
@@ -69,7 +71,14 @@ class Case:
             if name not in _WITHOUT_RADIUS:
                 del other.__dict__[name]
         other.radius = radius
+        other._measured = {}
         return other
+
+    def measured(self, measure: Callable[[Case], Any]) -> Any:
+        """A quantity or condition that several claims ask for, once."""
+        if measure not in self._measured:
+            self._measured[measure] = measure(self)
+        return self._measured[measure]
 
     def _fields(self) -> set[str]:
         return {f.name for f in dataclasses.fields(self)}

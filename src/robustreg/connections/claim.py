@@ -120,7 +120,7 @@ class Claim:
 
     def residual(self, case: Case) -> Residual:
         """Both sides on a batch, where the claim applies, and whether it holds there."""
-        conditions = {c.name: c.measure(case).to(torch.bool) for c in self.conditions}
+        conditions = {c.name: case.measured(c.measure).to(torch.bool) for c in self.conditions}
         left, right = (side.detach().double() for side in self.sides(case))
         if left.shape != right.shape or left.ndim != 1:
             raise ValueError(

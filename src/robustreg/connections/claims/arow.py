@@ -46,22 +46,22 @@ def share(mask: Tensor) -> Tensor:
 
 
 def _exact(case: Case) -> tuple[Tensor, Tensor]:
-    wrong, robustly, differs, _ = _risk(case)
+    wrong, robustly, differs, _ = case.measured(_risk)
     return share(robustly), share(wrong) + share(~wrong & differs)
 
 
 def _arow(case: Case) -> tuple[Tensor, Tensor]:
-    wrong, robustly, differs, p = _risk(case)
+    wrong, robustly, differs, p = case.measured(_risk)
     return share(robustly), share(wrong) + share(differs & (p < 0.5))
 
 
 def _trades(case: Case) -> tuple[Tensor, Tensor]:
-    wrong, _, differs, p = _risk(case)
+    wrong, _, differs, p = case.measured(_risk)
     return share(wrong) + share(differs & (p < 0.5)), share(wrong) + share(differs)
 
 
 def _surrogate(case: Case) -> tuple[Tensor, Tensor]:
-    p = _risk(case)[3]
+    p = case.measured(_risk)[3]
     return (p < 0.5).double(), 2 * (1 - p)
 
 

@@ -150,13 +150,13 @@ def _i4(case: Case) -> tuple[Tensor, Tensor]:
 
 
 def _i5(case: Case) -> tuple[Tensor, Tensor]:
-    gap = squared(hessian_by_autograd(case) - case.hessian).sqrt()
+    gap = squared(case.measured(hessian_by_autograd) - case.hessian).sqrt()
     size = squared(case.hessian).sqrt()
     return gap + size, size
 
 
 def _i5_psd(case: Case) -> tuple[Tensor, Tensor]:
-    return -torch.linalg.eigvalsh(hessian_by_autograd(case))[:, 0], 1e-9 * trace(case).abs()
+    return -torch.linalg.eigvalsh(case.measured(hessian_by_autograd))[:, 0], 1e-9 * trace(case).abs()
 
 
 def _i6(case: Case) -> tuple[Tensor, Tensor]:
