@@ -238,7 +238,8 @@ def check_overrides(command: str, given: dict[str, Any], where: str) -> None:
     else:
         return
     for recipe in names:
-        if recipe.isupper() or ("/" in recipe and not Path(recipe).exists()):
+        unknown = "/" in recipe and recipe not in shipped_recipes() and not Path(recipe).exists()
+        if recipe.isupper() or unknown:
             recipe = "plain"  # a placeholder, or the folder of a run that the page only speaks of
         assert recipe in shipped_recipes() or Path(recipe).exists(), f"{where}: no recipe {recipe}"
         try:

@@ -2,13 +2,19 @@
 
 from robustreg import losses, methods, numerics, penalties
 from robustreg.attacks import (
+    FAB,
     IFGSM,
     N_FGSM,
     PGD,
     R_FGSM,
     RS_FGSM,
+    CarliniWagner,
+    DeepFool,
+    LpFGSM,
+    MinimalNorm,
     MultiGrad,
     Rademacher,
+    Square,
     Stack,
     Virtual,
     ZeroGrad,
@@ -19,6 +25,7 @@ from robustreg.objective import Detailed, Objective
 from robustreg.penalties import (
     ELLE,
     AdaptiveELLE,
+    AdaptiveGradientNorm,
     AnchoredCrossLipschitz,
     BoostedCrossEntropy,
     Confidence,
@@ -41,12 +48,13 @@ from robustreg.plan import Plan
 from robustreg.points import FGSM, Along, Clean, Gaussian, Point, Steepest, Uniform
 from robustreg.probe import Probe
 from robustreg.registry import register
-from robustreg.schedules import Cosine, Ramp
+from robustreg.schedules import Cosine, Ramp, Steps
 from robustreg.terms import CrossEntropy, LossAt, Term, Vulnerability, Weighted, weighted
 from robustreg.threat import Threat
 
 __all__ = [
     "ELLE",
+    "FAB",
     "FGSM",
     "IFGSM",
     "N_FGSM",
@@ -54,10 +62,12 @@ __all__ = [
     "RS_FGSM",
     "R_FGSM",
     "AdaptiveELLE",
+    "AdaptiveGradientNorm",
     "Along",
     "AnchoredCrossLipschitz",
     "BoostedCrossEntropy",
     "BoundLoss",
+    "CarliniWagner",
     "Clean",
     "Confidence",
     "Consistency",
@@ -65,6 +75,7 @@ __all__ = [
     "CrossEntropy",
     "CrossLipschitz",
     "Curvature",
+    "DeepFool",
     "Detailed",
     "Energy",
     "FirstOrderChange",
@@ -75,6 +86,8 @@ __all__ = [
     "JacobianNorm",
     "LinearityGap",
     "LossAt",
+    "LpFGSM",
+    "MinimalNorm",
     "MultiGrad",
     "Objective",
     "ObjectiveModule",
@@ -88,8 +101,10 @@ __all__ = [
     "SatR2",
     "SatR3",
     "SmoothedCrossEntropy",
+    "Square",
     "Stack",
     "Steepest",
+    "Steps",
     "Term",
     "Threat",
     "Uniform",

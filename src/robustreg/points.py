@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
@@ -62,7 +61,11 @@ class Point:
     @property
     def key(self) -> str:
         """The name of this point by its content, equal in every process: it names the point's random stream."""
-        return _point_key(self)
+        known: str | None = self.__dict__.get("_key")
+        if known is None:  # kept with the point, so that it goes when the point goes and takes its memories along
+            known = content_key(self)
+            object.__setattr__(self, "_key", known)
+        return known
 
     @property
     def reads_labels(self) -> bool:
@@ -132,11 +135,6 @@ class Point:
         with out_of_inference(x, y) as (x, y):
             stream = Stream.from_generator(generator)
             return Probe(model, x, y, stream=stream, noise=noise, attacking=True).at(self)
-
-
-@lru_cache(maxsize=4096)
-def _point_key(point: Point) -> str:
-    return content_key(point)
 
 
 def draw_per_sample(point: Point, x: Tensor, seeds: Sequence[int]) -> dict[Point, Tensor]:

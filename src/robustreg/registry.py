@@ -60,7 +60,9 @@ KINDS: dict[str, Kind] = {
     ),
     "point": Kind("point", ("robustreg.points", "robustreg.attacks"), "robustreg.points:Point"),
     "method": Kind("method", ("robustreg.methods",), "robustreg.objective:Objective"),
-    "weight": Kind("weight schedule", ("robustreg.schedules:Ramp", "robustreg.schedules:Cosine")),
+    "weight": Kind(
+        "weight schedule", tuple(f"robustreg.schedules:{name}" for name in ("Ramp", "Cosine", "Steps"))
+    ),
     "model": Kind("model", catalogue="robustreg.models.catalogue:BUILDERS"),
     "data": Kind("data set", catalogue="robustreg.data:NAMES", maker="robustreg.data:load"),
     "optimizer": Kind("optimizer", catalogue="robustreg.training.optim:OPTIMIZERS"),

@@ -5,6 +5,7 @@ Any callable of progress is a schedule; these are values with a readable form th
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,36 @@ class Cosine:
         """The weight at ``progress``."""
         done = min(max(progress, 0.0) / self.until, 1.0)
         return self.end + (self.start - self.end) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One value after another: ``values[i]`` before progress ``until[i]``, and the last one from there on.
+
+    ``Steps((0, 1), (0.5,))`` is 0 in the first half of training and 1 in the second.
+    """
+
+    values: tuple[float, ...]
+    until: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(self.values))
+        object.__setattr__(self, "until", tuple(self.until))
+        if len(self.until) != len(self.values) - 1:
+            raise ValueError(
+                f"{len(self.values)} values change at {len(self.values) - 1} places, got {self.until}"
+            )
+        check_stages(self.until)
+
+    def __call__(self, progress: float) -> float:
+        """The value at ``progress``."""
+        return self.values[bisect.bisect_right(self.until, progress)]
+
+
+def check_stages(until: tuple[float, ...]) -> None:
+    """Refuse ends of stages that are no increasing places within training."""
+    if list(until) != sorted(set(until)) or not all(0.0 <= place <= 1.0 for place in until):
+        raise ValueError(f"stages end at increasing places of the progress, in [0, 1], got {until}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 import robustreg as rr
 from robustreg.config import RecipeError, build, find_recipe, load_recipe, shipped_recipes
-from robustreg.config.find import summary
+from robustreg.config.find import recipe_folder, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 PENALTY = """
@@ -45,10 +45,15 @@ def penalty(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, str]:
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_every_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
     recipe = load_recipe(name)
-    assert recipe.name == name
+    assert recipe.name == name.replace("/", "_")
     path = shipped_recipes()[name]
     assert len(summary(path)) > 20
     assert f"robustreg train {name}" in path.read_text()
+
+
+def test_bases_are_no_recipes_of_their_own() -> None:
+    assert (recipe_folder() / "cifar10" / "_fast.yaml").is_file()
+    assert not [name for name in shipped_recipes() if name.rpartition("/")[2].startswith("_")]
 
 
 def test_the_recipes_that_were_promised_are_there() -> None:
@@ -68,6 +73,8 @@ def test_a_recipe_by_name_by_path_and_by_run_folder(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("gradient_l3", r"there is no recipe named 'gradient_l3'; did you mean 'gradient_l2'\?"),
+        ("cifar10/trade", r"there is no recipe file cifar10/trade; did you mean 'cifar10/trades'\?"),
+        ("cifar10/_fast", r"there is no recipe file cifar10/_fast"),
         ("recipes/plian.yaml", r"there is no recipe file recipes/plian.yaml"),
         ("none/at/all.yaml", "there is no recipe file none/at/all.yaml"),
     ],

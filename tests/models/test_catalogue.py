@@ -17,6 +17,8 @@ SMALL = {
     "maxout_mlp": ((1, 8, 8), {"units": 7, "pieces": 3}),
     "small_conv": ((1, 8, 8), {"width": 4}),
     "lenet_plus": ((1, 8, 8), {}),
+    "strided_conv": ((1, 8, 8), {}),
+    "four_conv": ((1, 16, 16), {}),
     "maxout_conv": ((1, 28, 28), {}),
     "resnet18": ((3, 8, 8), {"width": 1 / 16}),
     "preact_resnet18": ((3, 8, 8), {"width": 1 / 16}),
@@ -57,6 +59,8 @@ def test_logits_have_a_row_per_sample_and_a_column_per_class(name):
         ("lenet_plus", (1, 28, 28), {}, 832 + 51264 + 3136 * 1024 + 1024 + 10250),
         ("maxout_conv", (1, 28, 28), {}, 418_714),
         ("maxout_conv", (3, 32, 32), {"config": "cifar10"}, 5_468_282),
+        ("strided_conv", (1, 28, 28), {}, 272 + 8224 + 1568 * 100 + 100 + 1010),
+        ("four_conv", (1, 28, 28), {}, 320 + 9248 + 18496 + 36928 + 1024 * 200 + 200 + 40200 + 2010),
         ("small_conv", (1, 8, 8), {}, 159_626),
         ("small_conv", (1, 28, 28), {}, 356_234),
         ("resnet18", (3, 32, 32), {}, 11_173_962),
@@ -191,6 +195,21 @@ def test_flat_networks_take_any_shape_of_the_right_size():
     x = torch.rand(2, 12)
     assert torch.equal(net(x), net(x.view(2, 3, 2, 2)))
     assert count_parameters(net) == 12 * 3 + 3
+
+
+def test_a_perceptron_normalises_before_every_activation():
+    net = mlp(in_features=12, hidden=(8, 6), num_classes=3, norm="batch")
+    kinds = [type(layer) for layer in net.layers]
+    assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU] * 2 + [nn.Linear]
+    assert count_parameters(net) == count_parameters(mlp(12, 3, (8, 6))) + 2 * (8 + 6)
+    with pytest.raises(ValueError, match="the norm of an mlp must be 'batch' or None, got 'group'"):
+        mlp(norm="group")
+
+
+@pytest.mark.parametrize(("name", "size"), [("strided_conv", 3), ("four_conv", 15), ("lenet_plus", 3)])
+def test_images_that_a_small_network_cannot_halve(name, size):
+    with pytest.raises(ValueError, match=rf"{name} .* got {size}$"):
+        build(name, shape=(1, size, size))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from robustreg.losses import Loss, RowLoss, check_loss, needs_labels
 from robustreg.modes import Mode, check_mode
 from robustreg.points import CLEAN
 from robustreg.probe import Probe
+from robustreg.schedules import Weight
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Guided:
 
     Args:
         discrepancy: as in ``Consistency``.
-        weight: of the discrepancy.
+        weight: of the discrepancy, a number or its schedule over training.
         loss: what it is added to; None for nothing.
         odd: leave the discrepancy out in the training steps with even numbers, so that every other attack climbs the
             loss alone. Such a step cannot be compiled.
@@ -33,7 +34,7 @@ class Guided:
     """
 
     discrepancy: Discrepancy
-    weight: float = 1.0
+    weight: Weight = 1.0
     loss: Loss | None = "ce"
     odd: bool = False
     reference_mode: Mode = "batch"
@@ -58,11 +59,12 @@ class Guided:
         plain = None if self.loss is None else probe.loss_function(self.loss, mode)
         if plain is not None and self._rests(probe):
             return plain
+        weight = probe.scheduled(self.weight)
         clean, apart = probe.logits(CLEAN, self.reference_mode).detach(), between(self.discrepancy)
 
         def guided(logits: Tensor, rows: Tensor | None) -> Tensor:
             distance = apart(clean if rows is None else clean[rows], logits).expand(logits.shape[0])
-            return self.weight * distance if plain is None else plain(logits, rows) + self.weight * distance
+            return weight * distance if plain is None else plain(logits, rows) + weight * distance
 
         return guided
 

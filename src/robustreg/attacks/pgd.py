@@ -39,6 +39,8 @@ class PGD(Point):
         mode: the mode in which the network is run while searching.
         decay: of the step size over the steps: constant, or down to 0 linearly or as half a cosine.
         early_exit: let fooled samples leave when called as an attack.
+        project_start: project the start before the first step. The authors of TRADES and MART project after each step
+            only, so that their first gradient may be taken outside the box; as an attack PGD always projects.
     """
 
     threat: Threat
@@ -50,6 +52,7 @@ class PGD(Point):
     mode: Mode = "eval"
     decay: Decay = "constant"
     early_exit: bool = True
+    project_start: bool = True
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
@@ -93,7 +96,9 @@ class PGD(Point):
         return self._climb(probe, self.starts()[0])
 
     def _climb(self, probe: Probe, start: Point) -> Tensor:
-        z = self.threat.project(probe.at(start), probe.x)
+        z = probe.at(start)
+        if self.project_start or probe.attacking:
+            z = self.threat.project(z, probe.x)
         for i, size in enumerate(self.sizes()):
             _, _, g = probe.ascend(z, None, self.loss, self.mode, self, start, i, point=self)
             assert g is not None  # asked for by default

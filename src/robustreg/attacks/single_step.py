@@ -245,12 +245,12 @@ class IFGSM(Point):
     def locate(self, probe: Probe) -> Tensor:
         """The end of the steps, ``[B, ...]`` or ``[last, ...]``."""
         rows = None if self.last is None else last_labelled(probe.labels(), self.last)
-        z = probe.x if rows is None else probe.x[rows]
+        x = z = probe.x if rows is None else probe.x[rows]
         step = self.threat.with_eps(self.threat.eps / self.steps)
         for i in range(self.steps):
             _, _, g = probe.ascend(z, rows, self.loss, self.mode, self, i, point=self)
             assert g is not None  # asked for by default
-            z = step.clip(z + step.steepest(g))
+            z = self.threat.project(z + step.steepest(g), x)  # in bfloat16 rounding adds up to more than eps
         return z
 
 

@@ -9,7 +9,7 @@ from ..registry import closest
 from . import cifar, idx, small_sets
 from .arrays import ArrayData
 from .errors import DataError
-from .splits import Splits, cut_validation, stratified_cut
+from .splits import Splits, cut_validation, hide_labels, stratified_cut
 
 Folder = str | os.PathLike[str] | None
 Reader = Callable[[Folder, bool], list[ArrayData]]
@@ -34,6 +34,7 @@ def load(
     validation: float | int = 0.1,
     seed: int = 0,
     train_size: float | int | None = None,
+    labelled: float | int | None = None,
     path: str | os.PathLike[str] | None = None,
     download: bool = True,
 ) -> Splits:
@@ -47,6 +48,7 @@ def load(
         validation: a fraction of the training set (a float), a number of samples (an int), or 0 for none.
         seed: of the cut; keep it equal over runs that are compared.
         train_size: keep only so much of what is left for training, a stratified fraction or number.
+        labelled: keep the labels of only so much of that, a stratified fraction or number; the others are -1.
         path: of the .npz file, for `arrays` only.
         download: fetch files that are nowhere; False makes that an error which says where they were looked
             for.
@@ -69,7 +71,9 @@ def load(
         hint = f"; did you mean {near!r}?" if near else ";"
         raise DataError(f"unknown data set {name!r}{hint} there are {', '.join(NAMES)}")
     splits = cut_validation(train, test, validation, seed)
-    if train_size is None:
-        return splits
-    _, kept = stratified_cut(splits.train.y, train_size, seed, what=f"{name}: train_size")
-    return Splits(splits.train.subset(kept), splits.validation, splits.test)
+    part = splits.train
+    if train_size is not None:
+        part = part.subset(stratified_cut(part.y, train_size, seed, what=f"{name}: train_size")[1])
+    if labelled is not None:
+        part = hide_labels(part, labelled, seed, what=f"{name}: labelled")
+    return Splits(part, splits.validation, splits.test)

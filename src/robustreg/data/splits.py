@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
@@ -95,6 +96,18 @@ def stratified_cut(y: Tensor, amount: float | int, seed: int, what: str = "cut")
     mask = np.zeros(len(labels), dtype=bool)
     mask[np.concatenate(chosen)] = True
     return torch.from_numpy(np.flatnonzero(~mask)), torch.from_numpy(np.flatnonzero(mask))
+
+
+def hide_labels(data: ArrayData, kept: float | int, seed: int, what: str = "labelled") -> ArrayData:
+    """The same samples with the labels of `kept` of them, a stratified fraction or number; the others get -1.
+
+    Raises:
+        DataError: an amount that is no fraction in (0, 1) and no number in 1..N-1.
+    """
+    rest, _ = stratified_cut(data.y, kept, seed, what=what)
+    y = data.y.clone()
+    y[rest.to(y.device)] = -1
+    return dataclasses.replace(data, y=y)
 
 
 def _amount(amount: float | int, labelled: int, n: int, what: str) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from robustreg.attacks.guided import Guided
 from robustreg.attacks.pgd import PGD
 from robustreg.attacks.single_step import Rademacher
@@ -12,7 +10,7 @@ from robustreg.methods.card import Card, Published, Setting, described_by
 from robustreg.objective import Objective
 from robustreg.penalties.consistency import Consistency
 from robustreg.points import Point
-from robustreg.schedules import Weight
+from robustreg.schedules import Steps, Weight
 from robustreg.terms import CrossEntropy
 from robustreg.threat import Threat
 
@@ -72,19 +70,6 @@ CARD = Card(
 )
 
 
-@dataclass(frozen=True)
-class Boost:
-    """A weight that is multiplied by ``factor`` from progress ``since`` on."""
-
-    weight: float
-    factor: float
-    since: float
-
-    def __call__(self, progress: float) -> float:
-        """The weight at ``progress``."""
-        return self.weight * self.factor if progress >= self.since else self.weight
-
-
 def guided_step(threat: Threat, loss: Loss) -> PGD:
     """One step of length ``eps`` from random signs of ``eps / 2``, the attack that NuAT shares."""
     return PGD(threat, 1, threat.eps or None, start=Rademacher(threat, scale=0.5), loss=loss)
@@ -111,5 +96,5 @@ def gat(
         attack: in place of the paper's attack.
     """
     adversary = attack or guided_step(threat, Guided("squared_probabilities", lam, odd=alternate))
-    weight: Weight = lam if boost == 1.0 else Boost(lam, boost, since)
+    weight: Weight = lam if boost == 1.0 else Steps((lam, boost * lam), (since,))
     return CrossEntropy() + weight * Consistency(adversary, "squared_probabilities")

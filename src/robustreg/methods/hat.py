@@ -65,8 +65,7 @@ CARD = Card(
     ),
     changes=(
         "the clean prediction is shared by both parts of the loss",
-        "the start is projected before the first step",
-        "the helper's forward is not counted among the passes of the plan",
+        "the start is projected before the first step, which attack=PGD(..., project_start=False) leaves out",
     ),
 )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from robustreg.attacks.staged import Grown, Staged
 from robustreg.methods.card import Card, Published, Setting, described_by
 from robustreg.methods.trades import attack_from_noise
 from robustreg.objective import Objective
 from robustreg.penalties.class_gap import ClassWeightedGap
 from robustreg.penalties.consistency import Consistency
 from robustreg.points import Point
+from robustreg.schedules import Ramp
 from robustreg.terms import CrossEntropy
 from robustreg.threat import Threat
 
@@ -57,11 +59,19 @@ CARD = Card(
         ),
     ),
     changes=(
-        "the radius and the number of steps are constant; the authors let both grow over training, beside AWP",
+        "radius and number of steps are constant; growing=True lets both grow over training as the authors do, the "
+        "radius with every step instead of every epoch. Their AWP is the recipe's key awp",
         "classes that an epoch did not show keep uniform weights; the authors' code divides by zero",
         "refresh is in steps, since a term does not know of epochs: give it the steps of one",
     ),
 )
+
+
+def growing_attack(threat: Threat) -> Point:
+    """The authors' attack: the radius from 0 to ``eps``, and 2, 3, 4, 5 steps of 1, 2/3, 1/2, 1/2 of it by quarters."""
+    plans = ((2, 1.0), (3, 2 / 3), (4, 0.5), (5, 0.5))
+    stages = [attack_from_noise(threat, steps, share * threat.eps or None, "kl") for steps, share in plans]
+    return Grown(Staged(tuple(stages), (0.25, 0.5, 0.75)), Ramp(0.0, 1.0))
 
 
 @described_by(CARD)
@@ -73,6 +83,7 @@ def ikl(
     temperature: float = 4.0,
     gamma: float = 1.0,
     refresh: int = 391,
+    growing: bool = False,
     steps: int = 10,
     step_size: float | None = None,
     attack: Point | None = None,
@@ -86,10 +97,13 @@ def ikl(
         temperature: of the predictions whose class means weight the gap.
         gamma: power of those weights (GKL).
         refresh: steps of one epoch, after which the class means are renewed.
+        growing: the authors' attack in place of a constant one: its radius grows from 0 over all of training, in 2, 3,
+            4 and 5 steps by quarters of it. ``steps`` and ``step_size`` then say nothing.
         steps: of the attack.
         step_size: of the attack, by default ``eps / 4``.
         attack: in place of the paper's attack.
     """
-    adversary = attack or attack_from_noise(threat, steps, step_size, "kl")
+    constant = attack_from_noise(threat, steps, step_size, "kl")
+    adversary = attack or (growing_attack(threat) if growing else constant)
     gap = ClassWeightedGap(adversary, temperature, refresh, gamma)
     return CrossEntropy() + alpha * Consistency(adversary, "soft_cross_entropy") + beta * gap

@@ -55,7 +55,8 @@ CARD = Card(
     changes=(
         "the authors' code has 1.0001 - max p in the boosted part, which is slack=1e-4 here; slack=0 is the paper's",
         "its 1.0000001 - p_y(x) and +1e-12 inside logarithms are left out: everything is computed in log space",
-        "the start is projected before the first step; the step is eps / 4 by default",
+        "the start is projected before the first step, which attack=PGD(..., project_start=False) leaves out; the step "
+        "is eps / 4 by default",
     ),
 )
 

@@ -64,7 +64,7 @@ CARD = Card(
         "the clean prediction is computed once in training mode, for attack and loss; the authors run the clean batch "
         "twice (NuAT2: in evaluation mode for the attack, as here)",
         "odd and even are counted over all of training, there within an epoch",
-        "the ramp is linear in the progress instead of stepping at each epoch's end; the attack's lam is not ramped",
+        "the ramp is linear in the progress instead of stepping at each epoch's end",
         "where the logit gap lacks rank, the subgradient of least norm is taken",
     ),
 )
@@ -83,18 +83,17 @@ def nuat(
 
     Args:
         threat: the ball to be robust in.
-        lam: weight of the nuclear norm, in the attack and, at the end of its ramp, in the loss.
-        ramp: fraction of training over which the loss's weight rises from 0; 0 keeps it constant, and then no progress
-            is needed.
+        lam: weight of the nuclear norm at the end of its ramp, in the attack and in the loss.
+        ramp: fraction of training over which it rises from 0; 0 keeps it constant, and then no progress is needed.
         form: ``"nuat"`` with one step, ``"nuat2"`` with two.
         attack: in place of the paper's attack.
     """
     if form not in ("nuat", "nuat2"):
         raise ValueError(f"form must be 'nuat' or 'nuat2', got {form!r}")
-    if form == "nuat":
-        adversary = guided_step(threat, Guided("nuclear", lam, odd=True))
-    else:
-        first = guided_step(threat, Guided("nuclear", lam, reference_mode="eval"))
-        adversary = PGD(threat, 1, threat.eps or None, start=first)
     weight: Weight = Ramp(0.0, lam, ramp) if ramp else lam
+    if form == "nuat":
+        adversary = guided_step(threat, Guided("nuclear", weight, odd=True))
+    else:
+        first = guided_step(threat, Guided("nuclear", weight, reference_mode="eval"))
+        adversary = PGD(threat, 1, threat.eps or None, start=first)
     return CrossEntropy() + weight * Consistency(attack or adversary, "nuclear")

@@ -59,7 +59,8 @@ CARD = Card(
     changes=(
         "the clean prediction is computed once for the attack and once for both parts of the loss; the authors' code "
         "runs the clean batch three times and updates BatchNorm's statistics with it twice",
-        "the start is projected before the first step; the authors clip after each step only",
+        "the start is projected before the first step; the authors clip after each step only: "
+        "attack=PGD(threat, 10, step, start=Gaussian(0.001), loss='kl', project_start=False)",
         "the step is eps / 4 by default; the authors' 0.007 at eps 0.031 is a little less: step_size=0.007",
         "for l2 the authors normalise the gradient as here and step 2 eps / steps, and clip to the box before the ball",
     ),

@@ -1,0 +1,266 @@
+"""What the iterated attacks share: look, keep the best point, let fooled samples leave, step.
+
+All state is per sample, so what a sample gets depends neither on who travels with it nor on when the others leave.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from robustreg import numerics
+from robustreg.attacks.pgd import PGD
+from robustreg.losses import Loss, RowLoss, needs_labels
+from robustreg.modes import Mode
+from robustreg.points import Point
+from robustreg.probe import Probe
+from robustreg.threat import Threat
+
+_WORTH_IT = 16
+"""Fooled rows are taken out when they are a sixteenth of all. The batch then shrinks geometrically: a device sees
+few sizes of batch, for each of which it may choose its kernels anew, and at most a sixteenth of its work is idle."""
+
+
+@dataclass
+class Rows:
+    """The samples of one climb, row by row. Every attribute is a tensor with the rows first.
+
+    Attributes:
+        index: their places in the batch, ``[b]``.
+        x: clean, ``[b, ...]``.
+        z: where they are.
+        best: the point of highest score so far, or the one that fooled the network.
+        highest: its score, ``[b]``.
+        fooled: whether ``best`` fooled the network, ``[b]``; such a row only waits to be taken out.
+        losses: at ``z``, ``[b]``.
+        better: whether the last look changed ``best``, ``[b]``.
+    """
+
+    index: Tensor
+    x: Tensor
+    z: Tensor
+    best: Tensor
+    highest: Tensor
+    fooled: Tensor
+    losses: Tensor
+    better: Tensor
+
+
+class Rule(Protocol):
+    """How an attack moves. Its attributes that are tensors have the rows first, and shrink with them."""
+
+    def step(self, i: int, rows: Rows, g: Tensor) -> Tensor:
+        """The next points ``[b, ...]`` from the gradients at ``rows.z``, after ``i`` steps."""
+
+
+class Plain:
+    """The steps of ``PGD``, with sizes ``sizes`` in the threat's norm."""
+
+    def __init__(self, threat: Threat, sizes: Sequence[float]) -> None:
+        self._pgd, self._sizes = PGD(threat), sizes
+
+    def step(self, i: int, rows: Rows, g: Tensor) -> Tensor:
+        """A steepest step, projected."""
+        return self._pgd._step(rows.z, g, rows.x, self._sizes[i])
+
+
+def without_saturation(loss: Loss) -> Loss:
+    """For attacks whose steps follow a gradient's direction alone: the cross-entropy as log-odds.
+
+    The two have one direction, but that of the cross-entropy is lost in rounding where a network is confident.
+    """
+    return numerics.error_log_odds if loss == "ce" else loss
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A loss that was bound before, which ``Probe.ascend`` would otherwise do at every step."""
+
+    function: RowLoss
+    reads_labels = True
+
+    def bind(self, probe: Probe, mode: Mode) -> RowLoss:
+        return self.function
+
+
+class Search:
+    """One search over a batch, in one climb or several (restarts, targets).
+
+    Called as an attack (``probe.attacking``, ``early_exit``, mode ``"eval"``, a loss that reads labels) a sample that
+    is fooled keeps the point which fooled it and takes part in no later climb. Otherwise every sample makes every step.
+    Who is never fooled gets the point of highest score.
+
+    Args:
+        probe: the batch.
+        point: the attack, for the record and the random streams.
+        threat: in which the points lie.
+        loss: that is climbed, to know whether it reads labels.
+        mode: in which the network is run.
+        early_exit: let fooled samples leave.
+        draws: runs of the network over which losses and gradients are averaged; a sample is fooled if all of them are.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        point: Point,
+        threat: Threat,
+        loss: Loss,
+        mode: Mode,
+        early_exit: bool,
+        draws: int = 1,
+    ) -> None:
+        self._probe, self._point, self._mode, self._draws = probe, point, mode, draws
+        self._leave = early_exit and probe.attacking and mode == "eval" and needs_labels(loss)
+        x, n = probe.x, probe.x.shape[0]
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        self._found = threat.project(x, x)
+        self._highest = torch.full((n,), -math.inf, device=x.device, dtype=dtype)
+        self._standing = torch.ones(n, dtype=torch.bool, device=x.device)
+        if self._leave:
+            self._standing &= probe.labels() >= 0  # nothing can be found where there is no label
+
+    def dismiss(self, logits: Tensor) -> None:
+        """Leave out the samples that are wrong by these logits ``[B, C]`` of the clean batch."""
+        if self._leave:
+            self._standing &= logits.argmax(1) == self._probe.labels()
+
+    def standing(self) -> Tensor:
+        """The places ``[b]`` of the samples that take part in the next climb."""
+        if self._leave:
+            return self._standing.nonzero().squeeze(1)
+        return torch.arange(self._standing.shape[0], device=self._standing.device)
+
+    def found(self) -> Tensor:
+        """For every sample the point that fooled it or the best one, ``[B, ...]``."""
+        return self._found
+
+    def climb(
+        self,
+        index: Tensor,
+        z: Tensor,
+        rule: Rule,
+        steps: int,
+        loss: RowLoss,
+        *key: object,
+        score: RowLoss | None = None,
+    ) -> None:
+        """Climb and note what was found.
+
+        Args:
+            index: the samples ``[b]``, those that stand.
+            z: where they start ``[b, ...]``, within the threat.
+            rule: how they move.
+            steps: how often.
+            loss: what they climb.
+            key: names the random stream of the network's runs.
+            score: by which a sample's points are compared; the loss itself, unless that changes on the way.
+        """
+        rows = self._climb(index, z, rule, steps, loss, key, score, self._leave)
+        self._note(rows)
+
+    def approach(
+        self, index: Tensor, z: Tensor, rule: Rule, steps: int, loss: RowLoss, *key: object
+    ) -> Tensor:
+        """Climb to where another climb is to start, maybe outside the threat: the best points ``[b, ...]``."""
+        return self._climb(index, z, rule, steps, loss, key, None, leave=False).best
+
+    def _climb(
+        self,
+        index: Tensor,
+        z: Tensor,
+        rule: Rule,
+        steps: int,
+        loss: RowLoss,
+        key: tuple[object, ...],
+        score: RowLoss | None,
+        leave: bool,
+    ) -> Rows:
+        rows = self._rows(index, z)
+        for i in range(steps + 1 if index.numel() else 0):
+            logits, g, wrong = self._look(rows, loss, (*key, i), gradient=i < steps)
+            _judge(
+                rows, rows.losses if score is None else score(logits, rows.index), wrong if leave else None
+            )
+            if leave and i < steps:
+                left = rows.index.numel() - int(rows.fooled.sum())
+                if left == 0:
+                    break
+                if left * _WORTH_IT <= rows.index.numel() * (_WORTH_IT - 1):
+                    g = self._take_out(rows, rule, g)
+            if g is not None:
+                rows.z = rule.step(i, rows, g)
+        return rows
+
+    def _rows(self, index: Tensor, z: Tensor) -> Rows:
+        x = self._probe.x[index]
+        nobody = torch.zeros_like(index, dtype=torch.bool)
+        lowest = torch.full_like(index, -math.inf, dtype=self._highest.dtype)
+        return Rows(index, x, z, z, lowest, nobody, lowest, nobody)
+
+    def _look(
+        self, rows: Rows, loss: RowLoss, key: tuple[object, ...], gradient: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Run the network at ``rows.z``: logits, gradient, and who is misclassified."""
+
+        def run(draw: int) -> tuple[Tensor, Tensor, Tensor | None]:
+            return self._probe.ascend(
+                rows.z, rows.index, _Ready(loss), self._mode, *key, draw, point=self._point, gradient=gradient
+            )
+
+        def mistaken(logits: Tensor) -> Tensor | None:
+            return logits.argmax(1) != self._probe.labels()[rows.index] if self._leave else None
+
+        logits, losses, g = run(0)
+        wrong = mistaken(logits)
+        for draw in range(1, self._draws):
+            logits, more, gradients = run(draw)
+            losses = losses + more
+            g = None if g is None or gradients is None else g + gradients
+            # A network that draws numbers is fooled for good where every draw is: one lucky draw proves little.
+            wrong = wrong & again if wrong is not None and (again := mistaken(logits)) is not None else None
+        rows.losses = (losses / self._draws).to(self._highest.dtype)
+        return logits, g, wrong
+
+    def _take_out(self, rows: Rows, rule: Rule, g: Tensor | None) -> Tensor | None:
+        """Note the rows that are fooled and go on without them."""
+        self._note(_only(rows, rows.fooled))
+        kept = (~rows.fooled).nonzero().squeeze(1)
+        for holder in (rows, rule):
+            for name, value in vars(holder).items():
+                if isinstance(value, Tensor):
+                    setattr(holder, name, value[kept])
+        return None if g is None else g[kept]
+
+    def _note(self, rows: Rows) -> None:
+        better = rows.fooled | (rows.highest > self._highest[rows.index])
+        index = rows.index
+        self._found[index] = torch.where(as_rows(better, rows.best), rows.best, self._found[index])
+        self._highest[index] = torch.where(better, rows.highest, self._highest[index])
+        self._standing[index] &= ~rows.fooled
+
+
+def _judge(rows: Rows, scores: Tensor, wrong: Tensor | None) -> None:
+    """Keep the better points; who is ``wrong`` keeps this one for good."""
+    scores = scores.to(rows.highest.dtype)
+    better = scores > rows.highest
+    if wrong is not None:
+        better = (better | wrong) & ~rows.fooled
+        rows.fooled = rows.fooled | wrong
+    rows.better = better
+    rows.highest = torch.where(better, scores, rows.highest)
+    rows.best = torch.where(as_rows(better, rows.z), rows.z, rows.best)
+
+
+def _only(rows: Rows, chosen: Tensor) -> Rows:
+    return Rows(**{name: value[chosen] for name, value in vars(rows).items()})
+
+
+def as_rows(values: Tensor, like: Tensor) -> Tensor:
+    """``[b]`` as ``[b, 1, ...]``, to broadcast over ``like [b, ...]``."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,175 @@
+"""Square: random search by queries alone, for networks whose gradients may mislead."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustreg.attacks.row_numbers import draw_keys, words
+from robustreg.attacks.square_moves import Bumps, Corners, Moves, window
+from robustreg.losses import Loss, check_loss, needs_labels
+from robustreg.modes import Mode, check_mode
+from robustreg.points import Point
+from robustreg.probe import Probe
+from robustreg.threat import Threat
+
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, for 10,000 queries
+_AT_ONCE = 64  # queries whose random numbers are made together
+_LOOK_EVERY = 8  # queries on a device that the host would have to wait for
+
+
+@dataclass(frozen=True)
+class Square(Point):
+    """The Square attack (Andriushchenko, Croce, Flammarion and Hein 2020): random search with square windows.
+
+    Each query changes the best point so far in one random window and keeps the change if the loss rises. It reads
+    logits and no gradients, so it also works where gradients are masked. Every sample walks by random numbers of its
+    own and leaves once it is fooled; one that is never fooled gives the point of highest loss that was seen.
+
+    Windows are places in an image: inputs are read as ``[B, C, H, W]``, ``[B, C, L]`` as C channels of length L, rows
+    of features ``[B, D]`` as one channel of length D, where a window is an interval, and further dimensions are joined
+    with the height.
+
+    Args:
+        threat: ball and box; linf, l2 or l1.
+        queries: runs of the network for each restart, the start's included.
+        p_init: share of the image that a window covers at first.
+        loss: the loss that is to rise.
+        restarts: number of starts.
+        rescale: stretch the schedule by which the windows shrink, made for 10,000 queries, to ``queries``, as the paper
+            does; the published standard ensemble does not, and sees its first half.
+        mode: the mode in which the network is run.
+    """
+
+    threat: Threat
+    queries: int = 5000
+    p_init: float = 0.8
+    loss: Loss = "margin"
+    restarts: int = 1
+    rescale: bool = True
+    mode: Mode = "eval"
+
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+        check_mode(self.mode)
+        if self.threat.norm not in (1.0, 2.0, math.inf):
+            raise ValueError(f"Square has moves for linf, l2 and l1, not for {self.threat.name}")
+        if self.queries < 1 or self.restarts < 1:
+            raise ValueError(
+                f"Square needs queries >= 1 and restarts >= 1, got {self.queries} and {self.restarts}"
+            )
+        if not 0 < self.p_init <= 1:
+            raise ValueError(f"p_init is a share of the image, in (0, 1], got {self.p_init}")
+
+    def draw(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A key ``[B, 2]`` for every sample's random numbers."""
+        return draw_keys(x, generator)
+
+    def share(self, query: int) -> float:
+        """The share of the image that a window covers at a query, counted from 0 after the start."""
+        at = query * 10_000 // self.queries if self.rescale else query
+        return self.p_init * 0.5 ** sum(at > place for place in _HALVINGS)
+
+    def locate(self, probe: Probe) -> Tensor:
+        """The end of the search, within ball and box."""
+        search = _Search(self, probe)
+        search.look_at_samples()
+        for restart in range(self.restarts):
+            search.walk(restart)
+        return search.found
+
+
+class _Search:
+    """The state of a search over a batch: the best point of every sample, and who still stands."""
+
+    def __init__(self, attack: Square, probe: Probe) -> None:
+        self._attack, self._probe = attack, probe
+        self._moves: Moves = (Corners if attack.threat.norm == math.inf else Bumps)(attack.threat)
+        self._image = _image(probe.x.shape[1:])
+        x, labelled = probe.x, probe.y is not None and needs_labels(attack.loss)
+        self._leave = labelled and attack.mode == "eval"
+        self.found = x.clone()
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        self._highest = torch.full(x.shape[:1], -math.inf, device=x.device, dtype=dtype)
+        self._standing = torch.arange(x.shape[0], device=x.device)
+        if labelled:
+            self._standing = self._standing[probe.labels() >= 0]  # the others have no loss that could rise
+
+    def look_at_samples(self) -> None:
+        """Samples that are wrong as they are need no search."""
+        rows = self._standing
+        if self._leave and rows.numel():
+            losses, wrong = self._query(self._images(self._probe.x[rows]), rows, "clean")
+            self._highest[rows] = losses
+            self._standing = rows[~wrong]
+
+    def walk(self, restart: int) -> None:
+        """One restart, for the samples still standing."""
+        rows = self._standing
+        if rows.numel() == 0:
+            return
+        keys, x = self._probe.noise(self._attack)[rows], self._images(self._probe.x[rows])
+        first = words(keys, restart, 0, 1, self._moves.start_words(self._image))
+        z = self._moves.start(x, first[:, 0])
+        best, fooled = self._query(z, rows, restart, 0)
+        last = self._attack.queries - 1
+        numbers = first
+        for query in range(last):
+            if query % _AT_ONCE == 0:
+                count = self._moves.step_words(self._image[0])
+                numbers = words(keys, restart, 1 + query, min(_AT_ONCE, last - query), count)
+            if self._due(fooled, query):
+                self._keep(rows, z, best, fooled)
+                stay = ~fooled
+                rows, x, z, best, keys, numbers, fooled = (
+                    v[stay] for v in (rows, x, z, best, keys, numbers, fooled)
+                )
+                if rows.numel() == 0:
+                    break
+            size = window(self._attack.share(query), self._image, self._moves.least)
+            trial = self._moves.step(z, x, size, numbers[:, query % _AT_ONCE])
+            losses, wrong = self._query(trial, rows, restart, 1 + query)
+            better = ((losses > best) | wrong) & ~fooled
+            best, z = torch.where(better, losses, best), torch.where(better[:, None, None, None], trial, z)
+            fooled = fooled | wrong
+        self._keep(rows, z, best, fooled)
+        self._standing = rows[~fooled]
+
+    def _due(self, fooled: Tensor, query: int) -> bool:
+        """Whether to take the fooled rows out: looking makes the host wait for the device, so not at every query."""
+        if fooled.device.type == "cpu":
+            return bool(fooled.any())
+        return query % _LOOK_EVERY == 0 and bool(fooled.any())
+
+    def _query(self, z: Tensor, rows: Tensor, *key: object) -> tuple[Tensor, Tensor]:
+        """The losses ``[b]`` and which rows are misclassified ``[b]``; none in a search that nobody leaves."""
+        attack, z = self._attack, z.reshape(-1, *self._probe.x.shape[1:])
+        logits, losses, _ = self._probe.ascend(
+            z, rows, attack.loss, attack.mode, attack, *key, point=attack, gradient=False
+        )
+        wrong = (
+            logits.argmax(1) != self._probe.labels()[rows]
+            if self._leave
+            else torch.zeros_like(rows, dtype=torch.bool)
+        )
+        return losses.to(self._highest.dtype), wrong
+
+    def _keep(self, rows: Tensor, z: Tensor, best: Tensor, fooled: Tensor) -> None:
+        """Note what a restart found, where it is better than before."""
+        better = fooled | (best > self._highest[rows])
+        at, z = rows[better], z[better].reshape(-1, *self._probe.x.shape[1:])
+        self.found[at], self._highest[at] = z, best[better]
+
+    def _images(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], *self._image)
+
+
+def _image(shape: torch.Size) -> torch.Size:
+    """A sample's shape read as channels, height and width."""
+    sizes = list(shape) or [1]
+    if len(sizes) == 1:
+        return torch.Size([1, 1, sizes[0]])
+    return torch.Size([sizes[0], math.prod(sizes[1:-1]), sizes[-1]])
