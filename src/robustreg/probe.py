@@ -374,6 +374,25 @@ class Probe:
         """The logits of the first forward that was made at a point, if any."""
         return next((f.logits for f in self._forwards.values()), None)
 
+    def among(self, rows: Tensor) -> Probe:
+        """A probe of some of the samples, for an attack that goes on with those: ``rows [b]`` of this batch.
+
+        Random draws that were handed over go with their samples; passes are counted here.
+        """
+        noise = {point: draw[rows] for point, draw in self._noise.items()}
+        y = None if self.y is None else self.y[rows]
+        other = Probe(
+            self.model,
+            self.x[rows],
+            y,
+            stream=self.stream,
+            noise=noise,
+            threat=self.threat,
+            attacking=self.attacking,
+        )
+        other.asking, other.passes = self.asking, self.passes
+        return other
+
     # -- states of a step ------------------------------------------------------------------------------------------
 
     def defer(self, action: Callable[[], None], memory: Memory | None = None) -> None:

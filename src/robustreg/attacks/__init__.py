@@ -5,6 +5,7 @@ from robustreg.attacks.adaptive_step import SoraStep
 from robustreg.attacks.carlini_wagner import CarliniWagner
 from robustreg.attacks.class_start import ClassStart
 from robustreg.attacks.deepfool import DeepFool
+from robustreg.attacks.ensemble import StandardEnsemble
 from robustreg.attacks.fab import FAB
 from robustreg.attacks.guided import Guided
 from robustreg.attacks.largest_gradient import LargestGradient
@@ -44,6 +45,7 @@ __all__ = [
     "Square",
     "Stack",
     "Staged",
+    "StandardEnsemble",
     "Virtual",
     "ZeroGrad",
     "stacked_logits",
