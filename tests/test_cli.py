@@ -79,12 +79,22 @@ def test_help_loads_neither_torch_nor_any_trainer() -> None:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     out = capsys.readouterr().out
-    for command in ("train", "evaluate", "compare", "report", "verify", "list", "show", "demo"):
+    for command in (
+        "train",
+        "evaluate",
+        "compare",
+        "report",
+        "verify",
+        "connections",
+        "list",
+        "show",
+        "demo",
+    ):
         assert f" {command} " in out
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "compare", "report", "verify", "list", "show", "demo"]
+    "command", ["train", "evaluate", "compare", "report", "verify", "connections", "list", "show", "demo"]
 )
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help") == 0
@@ -290,6 +300,49 @@ def test_verify_and_evaluate_and_report(trained: Path, capsys: pytest.CaptureFix
     assert "evaluation.samples" not in (trained / "recipe.yaml").read_text()
     assert run("report", trained) == 0
     assert (trained / "report.html").stat().st_size > 10_000
+
+
+def test_connections(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--samples", "4", "--distances", "2", "--out", tmp_path / "theory"]
+    assert run("connections", trained, *options, "--claims", "I1, I2b,B2,A1,I11b") == 0
+    out = capsys.readouterr().out
+    assert "4 samples of 64 inputs" in out
+    assert "0 violated" in out
+    result = json.loads((tmp_path / "theory" / "connections.json").read_text())
+    assert [claim["key"] for claim in result["claims"]] == ["I1", "I2b", "B2", "A1", "I11b"]
+    assert [claim["verdict"] for claim in result["claims"][:4]] == ["holds"] * 4
+    assert len(result["distances"]["lower"]) == 2
+    assert (tmp_path / "theory" / "connections.html").stat().st_size > 10_000
+    assert not (trained / "connections.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--claims", "I1,I99"], "there is no claim 'I99'"),
+        (["--radius", "0"], "--radius is a length above 0"),
+    ],
+)
+def test_connections_that_cannot_be_checked(
+    words: list[str], sentence: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("connections", trained, *words) == 2
+    assert sentence in said(capsys)
+
+
+def test_a_violated_claim_is_an_exit_code(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import dataclasses
+
+    from robustreg import connections
+
+    first = connections.CLAIMS[0]
+    wrong = dataclasses.replace(first, sides=lambda case: (case.loss + 1, case.loss))
+    monkeypatch.setattr(connections, "CLAIMS", (wrong,))
+    options = ["--samples", "2", "--distances", "0", "--out", tmp_path / "theory"]
+    assert run("connections", trained, *options) == 1
+    assert "1 violated" in capsys.readouterr().out
 
 
 def test_verify_without_evidence(tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

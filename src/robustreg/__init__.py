@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustreg._api import *  # noqa: F403
+    from robustreg.auditing import audit as audit
     from robustreg.evaluation import evaluate as evaluate
 
 __version__ = "0.1.0.dev0"
@@ -28,12 +29,14 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'robustreg' has no attribute {name!r}")
     if name == "evaluate":  # a room of its own, which the core does not load
         return importlib.import_module("robustreg.evaluation").evaluate
+    if name == "audit":
+        return importlib.import_module("robustreg.auditing").audit
     # "from robustreg import numerics" inside the package asks here first, while the public names are still being loaded
     if importlib.util.find_spec(f"robustreg.{name}") is not None:
         return importlib.import_module(f"robustreg.{name}")
     api = importlib.import_module("robustreg._api")
     if name == "__all__":
-        return [*api.__all__, "evaluate"]
+        return [*api.__all__, "audit", "evaluate"]
     if name not in api.__all__:
         raise AttributeError(f"module 'robustreg' has no attribute {name!r}")
     globals().update({public: getattr(api, public) for public in api.__all__})
@@ -41,4 +44,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*importlib.import_module("robustreg._api").__all__, "evaluate", "__version__"]
+    return [*importlib.import_module("robustreg._api").__all__, "audit", "evaluate", "__version__"]

@@ -1,8 +1,9 @@
-"""The command line: `robustreg train | evaluate | compare | report | verify | list | show | demo`.
+"""The command line: `robustreg train | evaluate | audit | compare | report | verify | connections | list | show | demo`.
 
 Each command is one file in `commands/`, and imports what it needs when it runs: help and mistyped options
 must answer at once, so nothing here may import torch. Whatever goes wrong ends as one sentence on stderr and
-an exit code: 2 for a command, option or recipe that cannot be used, 1 for work that failed.
+an exit code: 2 for a command, option or recipe that cannot be used, 1 for work that failed; `audit` also
+ends with 3 and 4, the verdicts suspicious and masked.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 EXTRA_OF = {
     "plotly": "report",
     "jinja2": "report",
+    "latex2mathml": "report",
     "tensorboard": "loggers",
     "mlflow": "loggers",
     "wandb": "loggers",
@@ -49,7 +51,19 @@ def app() -> typer.Typer:
     """The commands as a Typer application."""
     import typer
 
-    from robustreg.commands import compare, demo, evaluate, listing, report, root, show, train, verify
+    from robustreg.commands import (
+        audit,
+        compare,
+        connections,
+        demo,
+        evaluate,
+        listing,
+        report,
+        root,
+        show,
+        train,
+        verify,
+    )
 
     application = typer.Typer(
         name=PROG,
@@ -59,7 +73,7 @@ def app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     application.callback()(root.root)
-    for module in (train, evaluate, compare, report, verify, listing, show, demo):
+    for module in (train, evaluate, audit, compare, report, verify, connections, listing, show, demo):
         name = "list" if module is listing else module.__name__.rpartition(".")[2]
         application.command(name)(getattr(module, name if name != "list" else "list_names"))
     return application

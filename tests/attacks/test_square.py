@@ -276,7 +276,7 @@ def moved(threat: rr.Threat, size: tuple[int, int], n: int = 400) -> tuple[Tenso
     keys = torch.randint(0, 2**32, (n, 2), generator=g)
     image = x.shape[1:]
     start = moves.start(x, words(keys, 0, 0, 1, moves.start_words(image))[:, 0])
-    return x, start, moves.step(start, x, size, words(keys, 0, 1, 1, moves.step_words(2))[:, 0])
+    return x, start, moves.step(start, moves.frame(x), size, words(keys, 0, 1, 1, moves.step_words(2))[:, 0])
 
 
 def test_a_linf_move_sets_one_window_to_a_corner() -> None:

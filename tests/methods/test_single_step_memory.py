@@ -35,7 +35,7 @@ def gradients(loss: Tensor, net: nn.Module) -> list[Tensor]:
     return list(torch.autograd.grad(loss, list(net.parameters())))
 
 
-def descend(loss: Tensor, net: nn.Module, lr: float = 0.1) -> None:
+def descend(loss: Tensor, net: nn.Module, lr: float = 0.01) -> None:
     with torch.no_grad():
         for p, g in zip(net.parameters(), gradients(loss, net), strict=True):
             p.sub_(lr * g)
@@ -54,7 +54,7 @@ def wavy_net() -> nn.Module:
     g = torch.Generator().manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), Wave(), nn.Linear(24, 3)).double()
     with torch.no_grad():
-        net[1].weight.copy_(2.0 * torch.randn(24, 16, generator=g))
+        net[1].weight.copy_(8.0 * torch.randn(24, 16, generator=g))
         net[1].bias.copy_(3.0 * torch.randn(24, generator=g))
         net[3].weight.copy_(0.5 * torch.randn(3, 24, generator=g))
         net[3].bias.zero_()

@@ -112,6 +112,7 @@ class _Search:
         if rows.numel() == 0:
             return
         keys, x = self._probe.noise(self._attack)[rows], self._images(self._probe.x[rows])
+        frame = self._moves.frame(x)
         first = words(keys, restart, 0, 1, self._moves.start_words(self._image))
         z = self._moves.start(x, first[:, 0])
         best, fooled = self._query(z, rows, restart, 0)
@@ -124,13 +125,14 @@ class _Search:
             if self._due(fooled, query):
                 self._keep(rows, z, best, fooled)
                 stay = ~fooled
-                rows, x, z, best, keys, numbers, fooled = (
-                    v[stay] for v in (rows, x, z, best, keys, numbers, fooled)
+                rows, z, best, keys, numbers, fooled = (
+                    v[stay] for v in (rows, z, best, keys, numbers, fooled)
                 )
+                frame = tuple(v[stay] for v in frame)
                 if rows.numel() == 0:
                     break
             size = window(self._attack.share(query), self._image, self._moves.least)
-            trial = self._moves.step(z, x, size, numbers[:, query % _AT_ONCE])
+            trial = self._moves.step(z, frame, size, numbers[:, query % _AT_ONCE])
             losses, wrong = self._query(trial, rows, restart, 1 + query)
             better = ((losses > best) | wrong) & ~fooled
             best, z = torch.where(better, losses, best), torch.where(better[:, None, None, None], trial, z)

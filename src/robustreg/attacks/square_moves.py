@@ -29,13 +29,16 @@ class Moves(Protocol):
     def start_words(self, image: torch.Size) -> int:
         """How many random words ``start`` takes."""
 
+    def frame(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What all queries of the samples ``x [b, C, H, W]`` share, each tensor with the samples first."""
+
     def start(self, x: Tensor, words: Tensor) -> Tensor:
         """Where the search begins, near ``x [b, C, H, W]``."""
 
     def step_words(self, channels: int) -> int:
         """How many random words ``step`` takes."""
 
-    def step(self, z: Tensor, x: Tensor, window: Window, words: Tensor) -> Tensor:
+    def step(self, z: Tensor, frame: tuple[Tensor, ...], window: Window, words: Tensor) -> Tensor:
         """What to try next, from the best point ``z`` so far."""
 
 
@@ -71,24 +74,26 @@ class Corners:
         """One bit for every column and channel."""
         return words_for_bits(image[0] * image[2])
 
+    def frame(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The lowest and the highest corner."""
+        eps = torch.full_like(x, self.threat.eps)
+        return self.threat.project(x - eps, x), self.threat.project(x + eps, x)
+
     def start(self, x: Tensor, words: Tensor) -> Tensor:
         """Vertical stripes, each up or down at random."""
         rows, channels, _, width = x.shape
-        up = bits(words, channels * width).reshape(rows, channels, 1, width)
-        return self._corner(x, up)
+        low, high = self.frame(x)
+        return torch.where(bits(words, channels * width).reshape(rows, channels, 1, width), high, low)
 
     def step_words(self, channels: int) -> int:
         """The window's place, and one bit for every channel."""
         return 2 + words_for_bits(channels)
 
-    def step(self, z: Tensor, x: Tensor, window: Window, words: Tensor) -> Tensor:
+    def step(self, z: Tensor, frame: tuple[Tensor, ...], window: Window, words: Tensor) -> Tensor:
         """A window at a random place set to a random corner."""
-        inside = _mask(z, window, _place(z, window, words[:, :2]))
+        low, high = frame
         up = bits(words[:, 2:], z.shape[1])[:, :, None, None]
-        return torch.where(inside, self._corner(x, up), z)
-
-    def _corner(self, x: Tensor, up: Tensor) -> Tensor:
-        return self.threat.project(x + torch.where(up, self.threat.eps, -self.threat.eps).to(x.dtype), x)
+        return torch.where(_mask(z, window, _place(z, window, words[:, :2])), torch.where(up, high, low), z)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,10 @@ class Bumps:
 
     threat: Threat
     least = 3
+
+    def frame(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The samples."""
+        return (x,)
 
     def start_words(self, image: torch.Size) -> int:
         """A bit for the direction of each tile's peaks and one for its sign in each channel."""
@@ -124,20 +133,22 @@ class Bumps:
         """Two places, a bit for the direction of the peaks and one for the sign in each channel."""
         return 4 + words_for_bits(1 + channels)
 
-    def step(self, z: Tensor, x: Tensor, window: Window, words: Tensor) -> Tensor:
+    def step(self, z: Tensor, frame: tuple[Tensor, ...], window: Window, words: Tensor) -> Tensor:
         """What a second window holds, and what is left of eps, goes into a first one; the second becomes empty."""
-        p, channels, delta = self.threat.norm, z.shape[1], z - x
+        p, channels, x = self.threat.norm, z.shape[1], frame[0]
+        delta = z - x
         to, of = _place(z, window, words[:, :2]), _place(z, window, words[:, 2:4])
-        at, emptied = _pixels(z, window, to), _mask(z, window, of)
+        emptied, at = _mask(z, window, of), _pixels(z, window, to)
         coins = bits(words[:, 4:], 1 + channels)
-        old = delta[at]
         shape = (
             self._shape(z, window, coins[:, 0, None, None])[:, None] * _sign(coins[:, 1:], z)[..., None, None]
         )
-        new = _unit(shape + _unit(old, p), p)
-        held = _lengths(torch.where(emptied | _mask(z, window, to), delta, 0.0), p).pow(p)
-        unused = (self.threat.eps**p - self.threat.length(delta).pow(p)).clamp(min=0) / channels
-        length = (held + unused[:, None]).pow(1 / p)
+        new = _unit(shape + _unit(delta[at], p), p)
+        # lengths to the power of p add up
+        power = numerics.upcast(delta).square() if p == 2 else numerics.upcast(delta).abs()
+        held = torch.where(emptied | _mask(z, window, to), power, 0.0).sum((2, 3))
+        unused = (self.threat.eps**p - power.sum((1, 2, 3))).clamp(min=0) / channels
+        length = (held + unused.unsqueeze(1)).pow(1 / p)
         if (
             p == 1
         ):  # the authors give an l1 window the length of all channels; the projection takes the surplus off

@@ -58,6 +58,7 @@ def train_run(recipe: Recipe, folder: Path, setting: Setting, *, resume: bool = 
         swa=recipe.swa,
         clip=recipe.clip,
         awp=None if recipe.awp is None else recipe.awp.model_dump(),
+        overfitting_guard=None if recipe.overfitting_guard is None else recipe.overfitting_guard.model_dump(),
         precision=recipe.precision,
         device=setting.device,
         threads=setting.threads,

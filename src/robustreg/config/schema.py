@@ -100,6 +100,16 @@ class WeightPerturbation(Strict):
     start: Fraction = 0.0
 
 
+class OverfittingGuard(Strict):
+    """What to do when training on single steps collapses, and how often to look at `samples` validation samples."""
+
+    action: Literal["warn", "stop", "roll_back", "switch"] = "roll_back"
+    every: Annotated[int, Field(ge=1)] = 20
+    rescue: Annotated[int, Field(ge=1)] = 50
+    steps: Annotated[int, Field(ge=1)] = 10
+    samples: Annotated[int, Field(ge=1)] = 200
+
+
 class Logging(Strict):
     """How often the terms' values are written, and where besides metrics.csv."""
 
@@ -128,6 +138,7 @@ class Recipe(Strict):
     swa: Fraction | None = None  # fraction of the run after which every epoch's weights are averaged
     clip: Annotated[float, Field(gt=0)] | None = None  # largest l2 norm of the gradient
     awp: WeightPerturbation | None = None  # the gradient at weights that were moved against it
+    overfitting_guard: OverfittingGuard | None = None  # against catastrophic overfitting
     save_every: Annotated[int, Field(ge=0)] = 0  # steps between saves inside an epoch; 0: between epochs only
     validation: Validation = Validation()
     evaluation: Evaluation = Evaluation()

@@ -8,8 +8,18 @@ for claim in CLAIMS:
 """
 
 from robustreg.connections.case import Case
+from robustreg.connections.certificates import Sandwich, distance_bounds
 from robustreg.connections.claim import Claim, Condition, Residual
 from robustreg.connections.claims import CLAIMS
 from robustreg.connections.regions import border_distance
 
-__all__ = ["CLAIMS", "Case", "Claim", "Condition", "Residual", "border_distance"]
+__all__ = [
+    "CLAIMS",
+    "Case",
+    "Claim",
+    "Condition",
+    "Residual",
+    "Sandwich",
+    "border_distance",
+    "distance_bounds",
+]

@@ -54,7 +54,7 @@ class Sandwich:
 
     @property
     def exact(self) -> Tensor:
-        """Where the boundary lies in the sample's own region ``[B]``: without a box the distance *is* the lower bound."""
+        """Where the boundary is in the sample's own region ``[B]``: without a box, the distance *is* the bound."""
         return self.certified & (self.margin <= self.border)
 
     @property
@@ -79,7 +79,9 @@ def distance_bounds(case: Case, norm: str = "l2", attack: MinimalNorm | None = N
         raise ValueError(f"distances are bounded in l1, l2 and linf, not in {norm}")
     attack = attack or FAB(threat, steps=STEPS, targets=TARGETS)
     if (attack.threat.norm, attack.threat.bounds) != (threat.norm, threat.bounds):
-        raise ValueError(f"the attack should have the norm {norm} and the case's box, but has {attack.threat}")
+        raise ValueError(
+            f"the attack should have the norm {norm} and the case's box, but has {attack.threat}"
+        )
     margin, border = margin_distance(case, DUAL[threat.norm]), border_distance(case, threat.norm)
     reach = torch.minimum(margin, border)
     certified = AFFINE_HERE.measure(case)

@@ -54,7 +54,7 @@ def write_report(run_or_comparison_dir: str | Path, out: str | Path | None = Non
     target = folder / FILE if out is None else Path(out)
     if target.is_dir():
         target = target / FILE
-    return write_text_atomic(target, _render(context))
+    return write_text_atomic(target, render("report.html.j2", context))
 
 
 def _context(title: str, runs: Sequence[Run], problems: Sequence[str], compared: bool) -> dict[str, Any]:
@@ -83,7 +83,8 @@ def _context(title: str, runs: Sequence[Run], problems: Sequence[str], compared:
     }
 
 
-def _render(context: dict[str, Any]) -> str:
+def render(template: str, context: dict[str, Any]) -> str:
+    """A page of this room, with styles, scripts and charts inside it."""
     try:
         import jinja2
     except ImportError as error:
@@ -101,7 +102,7 @@ def _render(context: dict[str, Any]) -> str:
     environment.filters["soft"] = _soft
     # Styles and scripts are ours or Plotly's and go in as they are; all else is escaped by the template.
     assets = {"style": _template("report.css"), "script": _template("report.js"), "plotly": _plotly()}
-    return environment.get_template("report.html.j2").render(context, assets=assets, version=__version__)
+    return environment.get_template(template).render(context, assets=assets, version=__version__)
 
 
 def _plotly() -> str:

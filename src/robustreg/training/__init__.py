@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from robustreg.training.logging import MetricsLog
     from robustreg.training.loop import Trainer
     from robustreg.training.optim import build_optimizer, build_schedule
+    from robustreg.training.overfitting import CatastrophicOverfittingGuard
     from robustreg.training.progress import ProgressBar
     from robustreg.training.record import RunRecord
     from robustreg.training.run import RunExists, RunResult, train
@@ -36,6 +37,7 @@ __all__ = [
     "AWP",
     "EMA",
     "SWA",
+    "CatastrophicOverfittingGuard",
     "Checkpoint",
     "CheckpointError",
     "ClipGradients",
@@ -65,6 +67,7 @@ _HOMES = {
     "AWP": "weight_perturbation",
     "EMA": "averaging",
     "SWA": "averaging",
+    "CatastrophicOverfittingGuard": "overfitting",
     "Checkpoint": "checkpoint",
     "CheckpointError": "checkpoint",
     "load_weights": "checkpoint",

@@ -31,6 +31,7 @@ from robustreg.training.loggers import build_logger
 from robustreg.training.logging import MetricsLog
 from robustreg.training.loop import Trainer
 from robustreg.training.optim import build_optimizer, build_schedule
+from robustreg.training.overfitting import CatastrophicOverfittingGuard
 from robustreg.training.progress import ProgressBar
 from robustreg.training.record import RunRecord
 from robustreg.training.timing import StepTimer
@@ -90,6 +91,7 @@ def train(
     swa: float | None = None,
     clip: float | None = None,
     awp: Mapping[str, float] | None = None,
+    overfitting_guard: Mapping[str, Any] | None = None,
     precision: str = "32",
     device: str = "auto",
     threads: int | None = None,
@@ -128,6 +130,8 @@ def train(
         swa: fraction of the run after which weights are averaged at every epoch's end (not with `ema`).
         clip: largest l2 norm of the gradient.
         awp: adversarial weight perturbation: its `gamma` and `start`, see `AWP`.
+        overfitting_guard: options of `CatastrophicOverfittingGuard`, which looks at the first `samples` (200) of the
+            validation split; needs one, and a threat.
         precision: "32", "64" or "bf16" (mixed).
         device: "auto", "cpu" or "cuda".
         threads: CPU threads for torch; None leaves them.
@@ -153,6 +157,8 @@ def train(
         raise RunExists(f"{folder} holds a run already: resume it, or choose another folder.")
     if ema is not None and swa is not None:
         raise ValueError("ema and swa both average the weights: give one of them.")
+    if overfitting_guard is not None and (splits.validation is None or threat is None):
+        raise ValueError("overfitting_guard looks at validation samples under a threat: give both.")
     if threads is not None:
         torch.set_num_threads(threads)
     fabric = build_fabric(device, precision) if fabric is None else fabric
@@ -205,6 +211,10 @@ def train(
         listeners.append(ClipGradients(clip))
     if awp is not None:
         listeners.append(AWP(**awp))
+    if overfitting_guard is not None and threat is not None and splits.validation is not None:
+        options = dict(overfitting_guard)
+        held_out = splits.validation[: options.pop("samples", 200)]
+        listeners.append(CatastrophicOverfittingGuard(*held_out, threat, **options))
     if ema is not None:
         listeners.append(EMA(ema))
     if swa is not None:

@@ -1,0 +1,197 @@
+"""What all checks look at: the model, the samples, the threat, and what was measured once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from robustreg import numerics
+from robustreg.attacks import PGD, RS_FGSM, Square
+from robustreg.losses import labelled
+from robustreg.modes import running
+from robustreg.points import CLEAN, FGSM, Point, Steepest
+from robustreg.streams import derive_seed
+from robustreg.threat import Threat
+
+REPEATS = 8  # a model that draws one of a few variants a call must not look the same in all of them by chance
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much work an audit does."""
+
+    samples: int
+    steps: int
+    more_steps: int
+    restarts: int
+    queries: int
+    draws: int
+    substitute_steps: int
+
+
+QUICK = Budget(samples=128, steps=50, more_steps=100, restarts=3, queries=500, draws=50, substitute_steps=300)
+THOROUGH = Budget(
+    samples=512, steps=50, more_steps=200, restarts=10, queries=5000, draws=500, substitute_steps=2000
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """An attack on the samples that are classified right: its points, what they do, and why it could not run.
+
+    Attributes:
+        points: `[n, ...]`; the samples themselves where it could not run.
+        fooled: `[n]` bool.
+        losses: the cross-entropy at the points, `[n]`.
+        problem: one sentence, or None.
+    """
+
+    points: Tensor
+    fooled: Tensor
+    losses: Tensor
+    problem: str | None
+
+
+class Case:
+    """A model in evaluation mode on the samples it classifies right; everything shared is computed once.
+
+    Attributes:
+        model: `[B, ...]` to logits `[B, C]`, lent as it is and put back by the audit.
+        threat, seed, budget: of the audit.
+        all_x, all_y: every sample, `[N, ...]` and `[N]`.
+        x, y: those classified right, `[n, ...]` and `[n]`: what attacks start from.
+    """
+
+    def __init__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, seed: int, budget: Budget
+    ) -> None:
+        self.model, self.threat, self.seed, self.budget = model, threat, seed, budget
+        self.all_x, self.all_y = x, y
+        self.all_logits = self.logits(x)
+        self.right = self.all_logits.argmax(1) == y
+        self.x, self.y = x[self.right], y[self.right]
+        self.handed_over: list[str] = []  # what layers in training mode did, as the model was handed over
+        self.curve: tuple[list[float], list[Outcome]] | None = None  # PGD over eps
+        self._outcomes: dict[str, Outcome] = {}
+
+    # The network
+
+    def logits(self, x: Tensor, model: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Logits `[B, C]` in evaluation mode, without a graph."""
+        network = self.model if model is None else model
+        with running(self.model, "eval"), torch.no_grad():
+            return network(x)
+
+    def gradient(
+        self,
+        x: Tensor,
+        y: Tensor,
+        loss: str = "ce",
+        model: nn.Module | None = None,
+    ) -> Tensor | None:
+        """The input gradient `[B, ...]` of a loss in evaluation mode; None where there is no graph to the input."""
+        network = self.model if model is None else model
+        u = x.detach().clone().requires_grad_()
+        with running(network, "eval"), torch.enable_grad():
+            total = labelled(loss)(network(u), y).sum()
+            if not total.requires_grad:
+                return None
+            (g,) = torch.autograd.grad(total, u, allow_unused=True)
+        return None if g is None else g.detach()
+
+    def losses(self, x: Tensor, y: Tensor, loss: str = "ce") -> Tensor:
+        """A loss per sample `[B]`."""
+        return labelled(loss)(self.logits(x), y)
+
+    def generator(self, *key: object) -> torch.Generator:
+        """Random numbers of a check's own, by the audit's seed; on the CPU, so that devices agree."""
+        return torch.Generator().manual_seed(derive_seed(self.seed, "audit", *key))
+
+    def noise(self, x: Tensor, *key: object, scale: float = 1.0) -> Tensor:
+        """Points drawn uniformly from the ball, moved into the box, `[B, ...]`."""
+        threat = self.threat.with_eps(scale * self.threat.eps)
+        return threat.project(x + threat.random(x, self.generator(*key)), x)
+
+    # Gradients
+
+    @cached_property
+    def clean_gradient(self) -> Tensor:
+        """The cross-entropy's gradient at the right samples; zeros where there is none."""
+        g = self.gradient(self.x, self.y)
+        return torch.zeros_like(self.x) if g is None else g
+
+    @cached_property
+    def repeated(self) -> Tensor:
+        """The logits of several calls with the same input, `[calls, N, C]`."""
+        return torch.stack([self.logits(self.all_x) for _ in range(REPEATS)])
+
+    @cached_property
+    def changes(self) -> Tensor:
+        """The samples whose logits differ between calls, beyond rounding, `[N]`."""
+        change = (self.repeated - self.repeated[0]).abs().amax((0, 2))
+        same = (change <= 1e-5 * spread(self.all_logits)) | (self.repeated == self.repeated[0]).all(0).all(1)
+        return ~same & self.repeated.isfinite().all(0).all(1)
+
+    @cached_property
+    def random_outputs(self) -> bool:
+        """Whether two calls with the same input give different logits."""
+        return bool(self.changes.any())
+
+    # Attacks
+
+    def attacked(self, name: str) -> Outcome:
+        """The outcome of an attack by name, made once: fgsm, rs_fgsm, pgd, more, margin, square."""
+        if name not in self._outcomes:
+            self._outcomes[name] = self.attack(self._point(name), name)
+        return self._outcomes[name]
+
+    def attack(self, point: Point, *key: object, model: nn.Module | None = None) -> Outcome:
+        """Attack the right samples; `model` is another network to find the points on."""
+        problem = None
+        try:
+            generator = torch.Generator(device=self.x.device).manual_seed(
+                derive_seed(self.seed, "audit", *key)
+            )
+            points = point(self.model if model is None else model, self.x, self.y, generator=generator)
+        except Exception as error:  # a gradient that raises is what some checks are looking for
+            problem, points = f"{type(point).__name__} could not run: {error}", self.x
+        return self.outcome(points, problem)
+
+    def outcome(self, points: Tensor, problem: str | None = None) -> Outcome:
+        """What points `[n, ...]` do to the right samples."""
+        logits = self.logits(points)
+        return Outcome(
+            points,
+            logits.argmax(1) != self.y,
+            numerics.cross_entropy(logits, self.y),
+            problem,
+        )
+
+    @cached_property
+    def white_box(self) -> Tensor:
+        """The right samples that plain gradient attacks fool, `[n]`: PGD on the cross-entropy, longer, on the margin."""
+        names = ("pgd", "margin", "more")
+        return torch.stack([self.attacked(name).fooled for name in names]).any(0)
+
+    def _point(self, name: str) -> Point:
+        threat, budget = self.threat, self.budget
+        points: dict[str, Callable[[], Point]] = {
+            "fgsm": lambda: FGSM(threat),
+            "rs_fgsm": lambda: RS_FGSM(threat, step=1.0),
+            "half": lambda: Steepest(threat, CLEAN, 0.5, clip="threat"),
+            "pgd": lambda: PGD(threat, steps=budget.steps),
+            "more": lambda: PGD(threat, steps=budget.more_steps, restarts=budget.restarts),
+            "margin": lambda: PGD(threat, steps=budget.steps, loss="margin"),
+            "square": lambda: Square(threat, queries=budget.queries),
+        }
+        return points[name]()
+
+
+def spread(logits: Tensor) -> float:
+    """How far a network's logits `[B, C]` lie apart: the mean range over classes, never 0."""
+    finite = torch.nan_to_num(logits.double(), nan=0.0, posinf=0.0, neginf=0.0)
+    return max(float((finite.amax(1) - finite.amin(1)).mean()), 1e-300)

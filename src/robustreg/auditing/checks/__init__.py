@@ -1,0 +1,7 @@
+"""The checks, one file a family; importing this registers them in the order in which they run."""
+
+from __future__ import annotations
+
+from robustreg.auditing.checks import blackbox, calls, geometry, gradients, outputs, strength
+
+__all__ = ["blackbox", "calls", "geometry", "gradients", "outputs", "strength"]

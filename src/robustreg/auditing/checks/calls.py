@@ -1,0 +1,153 @@
+"""Whether an output belongs to its input alone: two calls, other samples in the batch, layers in training mode."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustreg.attacks import PGD
+from robustreg.auditing.case import Case, spread
+from robustreg.auditing.checking import Measured, check, graded
+from robustreg.auditing.statistics import share
+from robustreg.modes import running
+
+_SHARE, _HELPS, _CALLS = 0.02, 0.05, 8
+
+
+def as_handed_over(model: nn.Module, x: Tensor) -> list[str]:
+    """What layers in training mode do to the outputs, one sentence each; nothing of the model is changed by it."""
+    left_on = [m for m in model.modules() if m.training and _has_two_modes(m)]
+    if not left_on:
+        return []
+    kinds = ", ".join(sorted({type(m).__name__ for m in left_on}))
+    said = [f"{len(left_on)} layers were handed over in training mode ({kinds})"]
+    with torch.no_grad(), running(model, "batch"):
+        first, second = model(x), model(x)
+    with torch.no_grad(), running(model, "eval"):
+        evaluated = model(x)
+    if not torch.equal(first, second):
+        said.append("two calls with the same input differ")
+    if (first.argmax(1) != evaluated.argmax(1)).any():
+        changed = float((first.argmax(1) != evaluated.argmax(1)).double().mean())
+        said.append(f"{100 * changed:.1f} % of the predictions differ from evaluation mode")
+    return said
+
+
+@check(
+    "training_layers",
+    "Layers in training mode",
+    fine="Dropout and normalisation layers were in evaluation mode.",
+    bad="Layers that behave differently in training were left on. An attack on such a model fights random numbers "
+    "and statistics of its own batch; this audit looked at the model in evaluation mode.",
+    advice="Call model.eval() before you attack or use the model.",
+    source="Carlini et al. 2019, section 4; a notice only, because the audit sets evaluation mode itself",
+    weight=20,
+)
+def training_layers(case: Case) -> Measured:
+    """Flags as the model was handed over, and what they do."""
+    said = case.handed_over
+    if not said:
+        return Measured("No layer was handed over in training mode.")
+    return Measured("; ".join(said) + ".", "notice")
+
+
+@check(
+    "repeated_calls",
+    "The same input twice",
+    fine="The same input gives the same output.",
+    bad="The model gives different outputs for the same input. Each step of an attack then follows the gradient of "
+    "another random model, and the attack may fail for that reason alone.",
+    advice="Fix the random numbers, or evaluate with attacks that average over them (expectation over "
+    "transformation) and report the worst of several calls.",
+    source="Athalye et al. 2018, stochastic gradients; Croce et al. 2022, flag for randomised defences",
+    weight=70,
+    threshold=_SHARE,
+)
+def repeated_calls(case: Case) -> Measured:
+    """Samples whose output changes from call to call, and whose class does."""
+    calls, found = case.repeated, share(case.changes)
+    classes = share((calls.argmax(2) != calls[0].argmax(1)).any(0))
+    return Measured(
+        f"Between {len(calls)} calls {found.percent()} of the outputs changed, {classes.percent()} of the classes.",
+        graded(found, _SHARE),
+        found,
+    )
+
+
+@check(
+    "averaged_attack",
+    "An attack that averages over random numbers",
+    fine="Averaging over the model's random numbers does not help an attack.",
+    bad="An attack that averages over the model's random numbers succeeds where the plain one fails: the randomness "
+    "hid the weakness and did not remove it.",
+    advice="Report the accuracy under the averaging attack, with more calls averaged until it stops falling.",
+    source="Athalye et al. 2018, expectation over transformation; threshold ours, against sound models",
+    weight=85,
+    threshold=_HELPS,
+)
+def averaged_attack(case: Case) -> Measured:
+    """PGD on the mean of several calls against PGD on single calls, judged by the mean of many calls."""
+    if not case.random_outputs:
+        return Measured("The model is not random, so there is nothing to average over.")
+    judge = _Averaged(case.model, 2 * _CALLS)
+    steps = min(case.budget.steps, 20)
+    averaged = case.attack(PGD(case.threat, steps=steps), "averaged", model=_Averaged(case.model, _CALLS))
+    plain = case.attack(PGD(case.threat, steps=steps), "single")
+    standing = case.logits(case.x, judge).argmax(1) == case.y
+    by_plain = standing & (case.logits(plain.points, judge).argmax(1) != case.y)
+    by_averaged = standing & (case.logits(averaged.points, judge).argmax(1) != case.y)
+    found = share(by_averaged & ~by_plain)
+    return Measured(
+        f"Averaging over {_CALLS} calls fools {found.percent()} more of the samples.",
+        graded(found, _HELPS, _HELPS),
+        found,
+    )
+
+
+@check(
+    "batch_mates",
+    "Other samples in the batch",
+    fine="A sample's output depends on that sample alone.",
+    bad="A sample's output depends on which other samples stand beside it. Attacks work on batches, so what they "
+    "find for a batch says little about a single input, and the accuracy depends on how the test set is cut up.",
+    advice="Use running statistics instead of those of the batch (model.eval()), or evaluate one sample at a time.",
+    source="ours: it must not happen at all; share of samples beyond rounding, against sound models",
+    weight=65,
+    threshold=_SHARE,
+)
+def batch_mates(case: Case) -> Measured:
+    """Outputs alone, in another order and beside noise, against those in the whole batch."""
+    if case.random_outputs:
+        return Measured("The model is random, so the outputs differ anyway.")
+    x, z = case.all_x[:64], case.logits(case.all_x[:64])
+    alone = torch.cat([case.logits(row) for row in torch.split(x[:16], 1)])
+    backwards = case.logits(x.flip(0)).flip(0)
+    beside = case.logits(torch.cat([x, case.noise(x, "mates")]))[: len(x)]
+    limit = 1e-3 * spread(case.all_logits)
+    changed = ((backwards - z).abs().amax(1) > limit) | ((beside - z).abs().amax(1) > limit)
+    classes = (backwards.argmax(1) != z.argmax(1)) | (beside.argmax(1) != z.argmax(1))
+    changed[: len(alone)] |= (alone - z[: len(alone)]).abs().amax(1) > limit
+    classes[: len(alone)] |= alone.argmax(1) != z[: len(alone)].argmax(1)
+    found = share(changed)
+    return Measured(
+        f"{found.percent()} of the outputs depend on the rest of the batch, {share(classes).percent()} of the classes.",
+        graded(found, _SHARE),
+        found,
+    )
+
+
+class _Averaged(nn.Module):
+    """The mean of several calls."""
+
+    def __init__(self, model: nn.Module, calls: int) -> None:
+        super().__init__()
+        self.model, self.calls = model, calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, C]``."""
+        return torch.stack([self.model(x) for _ in range(self.calls)]).mean(0)
+
+
+def _has_two_modes(module: nn.Module) -> bool:
+    dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+    return dropout or isinstance(module, (nn.modules.batchnorm._NormBase, nn.AlphaDropout))

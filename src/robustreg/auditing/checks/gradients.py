@@ -1,0 +1,266 @@
+"""Whether the gradient that attacks are given is there, and is the gradient of what the model computes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustreg import numerics
+from robustreg.attacks import PGD
+from robustreg.auditing.case import Case
+from robustreg.auditing.checking import Measured, check, graded
+from robustreg.auditing.statistics import Estimate, share
+from robustreg.modes import running
+from robustreg.threat import Threat
+
+_ZERO, _ZERO_MASKED, _TINY = 0.05, 0.5, 1e-20
+_WRONG, _WRONG_MASKED, _OFF = 0.25, 0.6, 0.5
+_STEP = 1e-3  # of the finite differences and of the small perturbation, in units of the box's width
+_HELPS = 0.05
+
+
+@check(
+    "zero_gradients",
+    "Zero, tiny or missing gradients",
+    fine="Nearly every sample has a gradient that an attack can follow.",
+    bad="For many samples the gradient is zero, vanishingly small, NaN or missing. A gradient attack stands still "
+    "there and reports the sample as robust, whatever would have been found in another way.",
+    advice="Attack without gradients (Square), with a loss that does not saturate (margin, DLR), or with the layer "
+    "that blocks the gradient replaced by a smooth one on the way back (BPDA).",
+    source="Athalye et al. 2018; Croce et al. 2022, flag on zero gradients; thresholds ours, against sound models in "
+    "results/audit_confusion",
+    weight=80,
+    threshold=_ZERO,
+)
+def zero_gradients(case: Case) -> Measured:
+    """The cross-entropy's gradient at the right samples, in the model's dtype and, if possible, in float64."""
+    g = case.gradient(case.x, case.y)
+    if g is None:
+        found = Estimate(1.0, 1.0, 1.0)
+        return Measured(
+            "The output is not connected to the input: there is no gradient at all.", "masked", found
+        )
+    found = share(_useless(g))
+    said = f"In {str(g.dtype).removeprefix('torch.')} {found.percent()} of the gradients are useless"
+    double = in_float64(case.model)
+    if double is not None and g.dtype != torch.float64:
+        wide = case.gradient(case.x.double(), case.y, model=double)
+        said += (
+            f", in float64 {100 * float(_useless(wide).double().mean()):.1f} %" if wide is not None else ""
+        )
+    return Measured(said + ".", graded(found, _ZERO, _ZERO_MASKED), found)
+
+
+@check(
+    "true_gradient",
+    "The gradient against finite differences",
+    fine="The gradient predicts how the output really changes.",
+    bad="The gradient that the model reports is not the slope of what it computes: a step along it changes the "
+    "output otherwise than it says. Attacks that trust it are led astray.",
+    advice="Look for rounding, hand-written backward passes, stop-gradients and non-differentiable preprocessing; "
+    "attack without gradients, or with the layer replaced (BPDA).",
+    source="definition of the gradient; Athalye et al. 2018, shattered gradients; thresholds ours, against sound "
+    "models in results/audit_confusion",
+    weight=90,
+    threshold=_WRONG,
+)
+def true_gradient(case: Case) -> Measured:
+    """Central differences of the margin along its own steepest direction, as a ratio to what the gradient says."""
+    if case.random_outputs:
+        return Measured("The model is random, so differences say nothing.")
+    step = _STEP * width(case.threat, case.x)
+    model, x = case.model, case.x
+    if (double := in_float64(case.model)) is not None:
+        model, x = double, case.x.double()
+    x = _inside(x, case.threat, step)
+    y = case.y
+    predicted_ = case.gradient(x, y, "margin", model)
+    if predicted_ is None:
+        return Measured("There is no gradient to compare with.", "masked", Estimate(1.0, 1.0, 1.0))
+    ratios = []
+    generator = case.generator("true gradient")
+    for direction in (
+        Threat("linf", step, None).steepest(predicted_),
+        torch.randn(x.shape, generator=generator).to(x) * step,
+    ):
+        said = (numerics.flatten(predicted_) * numerics.flatten(direction)).sum(1)
+        up, down = (
+            -numerics.margin(case.logits(x + sign * direction, model), y).to(said) for sign in (1, -1)
+        )
+        ratios.append(((up - down) / 2, said))
+    # a flat place is no wrong gradient: where neither moves, beyond rounding, there is nothing to compare
+    scale = case.logits(x, model).abs().amax(1).to(predicted_)
+    rounding = 100 * torch.finfo(predicted_.dtype).eps * scale
+    wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for i, (real, said) in enumerate(ratios):
+        off = (real - said).abs() > _OFF * torch.maximum(real.abs(), said.abs())
+        off &= torch.maximum(real.abs(), said.abs()) > rounding
+        off |= ~real.isfinite() | ~said.isfinite()
+        wrong |= off if i == 0 else off & ((real - said).abs() > 0.5 * ratios[0][1].abs().to(real) + rounding)
+    flat = (_useless(predicted_)) & (_moved(case, x, model, step) > rounding)
+    found = share(wrong | flat)
+    return Measured(
+        f"For {found.percent()} of the samples the gradient is off by more than half.",
+        graded(found, _WRONG, _WRONG_MASKED),
+        found,
+    )
+
+
+@check(
+    "flat_steps",
+    "Steps and plateaus",
+    fine="Even a tiny change of the input changes the output.",
+    bad="Small changes of the input change nothing at all: the model rounds its input or its features. On the "
+    "plateaus between the steps the gradient is zero or invented.",
+    advice="Attack what comes after the rounding, or replace the rounding by the identity on the way back (BPDA).",
+    source="Athalye et al. 2018, shattered gradients; thresholds ours, against sound models in "
+    "results/audit_confusion",
+    weight=75,
+    threshold=_ZERO_MASKED,
+)
+def flat_steps(case: Case) -> Measured:
+    """Outputs that stay the same to the bit when every input value moves by a thousandth of the box."""
+    if case.random_outputs:
+        return Measured("The model is random, so every call differs.")
+    step = _STEP * width(case.threat, case.x)
+    x = _inside(case.x, case.threat, step)
+    signs = torch.randint(0, 2, x.shape, generator=case.generator("steps")).to(x) * 2 - 1
+    found = share((case.logits(x + step * signs) == case.logits(x)).all(1))
+    return Measured(
+        f"{found.percent()} of the outputs do not change by a bit.",
+        graded(found, _ZERO_MASKED, 0.9),
+        found,
+    )
+
+
+@check(
+    "straight_through",
+    "Attack through layers that block gradients (BPDA)",
+    fine="No layer blocks the gradient, or going through it does not help an attack.",
+    bad="An attack that treats a blocking layer as the identity on the way back succeeds where the plain one fails: "
+    "the layer hides the weakness and does not remove it.",
+    advice="Report the accuracy under this attack; the layer is no defence.",
+    source="Athalye et al. 2018, backward pass differentiable approximation; threshold ours",
+    weight=88,
+    threshold=_HELPS,
+)
+def straight_through(case: Case) -> Measured:
+    """PGD with every layer whose gradient is zero or missing replaced by the identity on the way back."""
+    blocking = blocking_layers(case)
+    if not blocking:
+        return Measured("No layer of equal input and output shape blocks the gradient.")
+    names = ", ".join(name for name, _ in blocking[:3])
+    with _passing(module for _, module in blocking):
+        through = case.attack(PGD(case.threat, steps=case.budget.steps), "straight through")
+    outcome = case.outcome(through.points, through.problem)
+    found = share(outcome.fooled & ~case.white_box)
+    return Measured(
+        f"Going through {names} fools {found.percent()} more of the samples.",
+        graded(found, _HELPS, _HELPS),
+        found,
+    )
+
+
+def blocking_layers(case: Case) -> list[tuple[str, nn.Module]]:
+    """The innermost modules of equal input and output shape that pass no gradient, with their names."""
+    blocking = []
+    for name, module in case.model.named_modules():
+        if name and not any(True for _ in module.children()) and not _is_torch(module):
+            seen = _inputs_of(case, module)
+            if seen is not None and _blocks(module, seen):
+                blocking.append((name, module))
+    return blocking
+
+
+def in_float64(model: nn.Module) -> nn.Module | None:
+    """A copy of the model in float64, None where it cannot be copied or has no parameters to convert."""
+    if not any(p.is_floating_point() for p in model.parameters()):
+        return None
+    with suppress(Exception):  # a stranger's module may refuse to be copied
+        return copy.deepcopy(model).double()
+    return None
+
+
+def width(threat: Threat, x: Tensor) -> float:
+    """The width of the box of valid inputs; without a finite one the range of the samples."""
+    if threat.bounds is not None:
+        sides = [float(torch.as_tensor(side).double().max()) for side in threat.bounds]
+        if math.isfinite(sides[1] - sides[0]) and sides[1] > sides[0]:
+            return sides[1] - sides[0]
+    return max(float(x.max() - x.min()), 1e-6)
+
+
+def _inside(x: Tensor, threat: Threat, step: float) -> Tensor:
+    """The samples moved away from the sides of the box, where a model may clip."""
+    inner = threat.clip(x + 2 * step) - 2 * step
+    return threat.clip(inner - 2 * step) + 2 * step
+
+
+def _moved(case: Case, x: Tensor, model: nn.Module, step: float) -> Tensor:
+    """How far the logits move for a random change a hundred times the small step, at most the threat's."""
+    far = min(100 * step, max(case.threat.eps, step))
+    signs = torch.randint(0, 2, x.shape, generator=case.generator("moved")).to(x) * 2 - 1
+    return (case.logits(case.threat.clip(x + far * signs), model) - case.logits(x, model)).abs().amax(1)
+
+
+def _useless(g: Tensor) -> Tensor:
+    """Rows that are zero, tiny or not finite, `[B]`."""
+    rows = numerics.flatten(g)
+    return ~rows.isfinite().all(1) | ~(rows.abs().amax(1) > _TINY)
+
+
+def _is_torch(module: nn.Module) -> bool:
+    """Torch's own layers are differentiable; a ReLU that is off everywhere is no rounding."""
+    return type(module).__module__.startswith("torch.nn")
+
+
+def _inputs_of(case: Case, module: nn.Module) -> Tensor | None:
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if len(inputs) == 1 and isinstance(inputs[0], Tensor) and inputs[0].is_floating_point():
+            seen.append(inputs[0].detach())
+
+    handle = module.register_forward_pre_hook(look)
+    try:
+        case.logits(case.x[:16])
+    finally:
+        handle.remove()
+    return seen[0] if seen else None
+
+
+def _blocks(module: nn.Module, seen: Tensor) -> bool:
+    u = seen.clone().requires_grad_()
+    with running(module, "eval"), torch.enable_grad():
+        try:
+            out = module(u)
+        except Exception:  # it may need what the rest of the network sets up
+            return False
+        if not isinstance(out, Tensor) or out.shape != u.shape or torch.equal(out, u):
+            return False
+        if not out.requires_grad:
+            return True
+        (g,) = torch.autograd.grad(out.sum(), u, allow_unused=True)
+    return g is None or bool((g == 0).double().mean() > 0.95)
+
+
+@contextmanager
+def _passing(modules: Iterator[nn.Module]) -> Iterator[None]:
+    """The modules compute what they did, and are the identity on the way back."""
+
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        return out.detach() + (inputs[0] - inputs[0].detach())
+
+    register: Callable[[nn.Module], Any] = lambda module: module.register_forward_hook(hook)  # noqa: E731
+    handles = [register(module) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,218 @@
+"""What stronger gradient attacks find: more steps, more restarts, another loss, a larger radius."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from robustreg.attacks import PGD
+from robustreg.auditing.case import Case, Outcome, spread
+from robustreg.auditing.checking import Measured, check, graded
+from robustreg.auditing.checks.gradients import width
+from robustreg.auditing.statistics import Estimate, share
+from robustreg.points import CLEAN, Steepest
+
+_GAP, _GAP_MASKED = 0.5, 0.7
+_MORE, _LOSS, _LOSS_MASKED, _FULL, _FULL_MASKED, _RISE = 0.10, 0.15, 0.3, 0.05, 0.2, 0.10
+
+
+@check(
+    "single_step",
+    "One step against many",
+    fine="Many small steps do not find much more than one large one would lead to expect.",
+    bad="The model withstands one large gradient step and falls to many small ones. It has learnt to hide from the "
+    "single step (catastrophic overfitting), not to be robust.",
+    advice="Judge the model by multi-step attacks only. In training, use several steps, a noisier start or a penalty "
+    "such as GradAlign, or watch for the collapse with CatastrophicOverfittingGuard.",
+    source="Wong et al. 2020 and Andriushchenko and Flammarion 2020, catastrophic overfitting; thresholds ours, "
+    "against sound models in results/audit_confusion",
+    weight=82,
+    threshold=_GAP,
+)
+def single_step(case: Case) -> Measured:
+    """Samples that withstand FGSM and fall to PGD, as a share of those classified right."""
+    fgsm, pgd = case.attacked("fgsm"), case.attacked("pgd")
+    worst = share(~(fgsm.fooled | case.white_box))
+    found = share(pgd.fooled & ~fgsm.fooled)
+    said = (
+        f"Of the samples classified right, {share(~fgsm.fooled).percent()} withstand FGSM, "
+        f"{share(~pgd.fooled).percent()} PGD with {case.budget.steps} steps, {worst.percent()} the worst case; "
+        f"{found.percent()} fall only to PGD."
+    )
+    return Measured(said, graded(found, _GAP, _GAP_MASKED), found)
+
+
+@check(
+    "label_leaking",
+    "Accuracy under FGSM above clean accuracy",
+    fine="An attack does not make the model better.",
+    bad="The model is more often right under attack than without it: it reads the label from the attack's pattern. "
+    "What it learnt is to recognise this attack.",
+    advice="Judge the model by other attacks than the one it was trained on, and train with attacks that do not "
+    "reveal the label (a random start, or the predicted label).",
+    source="Kurakin et al. 2017, label leaking; McNemar's count of samples that change, by its Wilson interval",
+    weight=72,
+    threshold=0.5,
+)
+def label_leaking(case: Case) -> Measured:
+    """Samples that FGSM turns from wrong to right, among all that it changes; at eps and at half of it."""
+    worst = Estimate(0.0, 0.0, 0.0)
+    accuracy = clean = float(case.right.double().mean())
+    for scale in (1.0, 0.5):
+        attack = Steepest(case.threat, CLEAN, scale, clip="threat")
+        points = attack(case.model, case.all_x, case.all_y, generator=case.generator("leaking"))
+        right = case.logits(points).argmax(1) == case.all_y
+        found = share(right[right != case.right])
+        if found.low >= worst.low:
+            worst, accuracy = found, float(right.double().mean())
+    return Measured(
+        f"Accuracy {100 * clean:.1f} % clean, {100 * accuracy:.1f} % under FGSM; "
+        f"of the predictions that changed {worst.percent()} became right.",
+        graded(worst, 0.5),
+        worst,
+    )
+
+
+@check(
+    "more_effort",
+    "More steps and restarts",
+    fine="The attack has converged: more steps and restarts find hardly anything more.",
+    bad="More steps and restarts keep finding more. The attack had not converged, so the number measured with it is "
+    "too high, and a stronger attack will lower it again.",
+    advice="Raise steps and restarts until the number stays, and use an attack with adaptive steps (APGD).",
+    source="Carlini et al. 2019, section 4.5: attacks must converge; threshold ours, against sound models in "
+    "results/audit_confusion",
+    weight=68,
+    threshold=_MORE,
+)
+def more_effort(case: Case) -> Measured:
+    """Samples that only the longer attack fools."""
+    found = share(case.attacked("more").fooled & ~case.attacked("pgd").fooled)
+    return Measured(
+        f"{case.budget.more_steps} steps and {case.budget.restarts} restarts fool {found.percent()} more than "
+        f"{case.budget.steps} steps from one start.",
+        graded(found, _MORE, 0.3),
+        found,
+    )
+
+
+@check(
+    "loss_scale",
+    "Another loss, rescaled logits",
+    fine="Attacks find the same whatever the scale of the logits.",
+    bad="An attack succeeds as soon as it looks at the margin or at rescaled logits. The model's outputs are so "
+    "large that the usual loss is flat in the computer's arithmetic, which hides its weakness and removes nothing.",
+    advice="Evaluate with losses that do not depend on the scale (margin, DLR), as the standard ensemble does.",
+    source="Carlini and Wagner 2017 on defensive distillation; Croce and Hein 2020, DLR loss; thresholds ours, "
+    "against sound models in results/audit_confusion",
+    weight=86,
+    threshold=_LOSS,
+)
+def loss_scale(case: Case) -> Measured:
+    """Samples that PGD fools on the margin or on logits scaled to a spread of 10, and not on the logits as they are."""
+    scaled = case.attack(
+        PGD(case.threat, steps=case.budget.steps),
+        "scaled",
+        model=_Scaled(case.model, 10.0 / spread(case.all_logits)),
+    )
+    fooled = case.outcome(scaled.points).fooled | case.attacked("margin").fooled
+    found = share(fooled & ~case.attacked("pgd").fooled)
+    return Measured(
+        f"Margin or rescaled logits fool {found.percent()} more than the cross-entropy of the logits as they are.",
+        graded(found, _LOSS, _LOSS_MASKED),
+        found,
+    )
+
+
+@check(
+    "large_radius",
+    "An attack without limits",
+    fine="With enough room the attack fools every sample, as it must.",
+    bad="Even an attack that may change the input completely leaves samples standing. Since every image can be "
+    "turned into one of another class, it is the attack that fails, not the model that is robust.",
+    advice="Find out why the attack stands still: see the findings on gradients, outputs and random numbers.",
+    source="Athalye et al. 2018: unbounded attacks must reach 100 % success; Carlini et al. 2019; thresholds by the "
+    "interval's lower end",
+    weight=84,
+    threshold=_FULL,
+)
+def large_radius(case: Case) -> Measured:
+    """Samples that stand at the radius of the whole box, and the curve of accuracy and loss on the way there."""
+    radii, outcomes = _curve(case)
+    found = share(~outcomes[-1].fooled)
+    values = [float((~o.fooled).double().mean()) for o in outcomes]
+    losses = [float(torch.nan_to_num(o.losses.double(), 0, 1e6, 0).mean()) for o in outcomes]
+    plot = {
+        "kind": "lines",
+        "x": {"title": f"eps ({case.threat.name})", "values": radii, "log": True},
+        "series": [{"name": "accuracy", "values": values}, {"name": "mean loss", "values": losses}],
+    }
+    return Measured(
+        f"At eps {radii[-1]:.3g} {found.percent()} still stand.",
+        graded(found, _FULL, _FULL_MASKED),
+        found,
+        plot,
+    )
+
+
+@check(
+    "monotone_radius",
+    "Accuracy falls as the radius grows",
+    fine="The more an attack may change, the more it fools.",
+    bad="A larger radius fools fewer samples, although everything that a smaller one allows is allowed. The attack "
+    "is lost on a rugged loss.",
+    advice="Do not trust single numbers of this attack; add attacks that need no gradients.",
+    source="Carlini et al. 2019, section 4.4: accuracy against eps must be monotone; threshold ours, against sound "
+    "models in results/audit_confusion",
+    weight=66,
+    threshold=_RISE,
+)
+def monotone_radius(case: Case) -> Measured:
+    """The largest share of samples that fall at one radius and stand at the next."""
+    radii, outcomes = _curve(case)
+    rises = [share(before.fooled & ~after.fooled) for before, after in itertools.pairwise(outcomes)]
+    worst = max(range(len(rises)), key=lambda i: rises[i].value)
+    found = rises[worst]
+    return Measured(
+        f"At most {found.percent()} of the samples that fall at one radius stand at the next "
+        f"({radii[worst]:.3g} and {radii[worst + 1]:.3g}).",
+        graded(found, _RISE),
+        found,
+    )
+
+
+def _curve(case: Case) -> tuple[list[float], list[Outcome]]:
+    """Radii up to the whole box, and the outcome of PGD at each; made once."""
+    if case.curve is None:
+        radii = sorted({case.threat.eps * f for f in (0.25, 0.5, 1.0, 2.0, 4.0)} | {full_radius(case)})
+        radii = [r for r in radii if 0 < r <= full_radius(case)]
+        outcomes = [
+            case.attack(PGD(case.threat.with_eps(r), steps=min(case.budget.steps, 30)), "curve", r)
+            for r in radii
+        ]
+        case.curve = radii, outcomes
+    return case.curve
+
+
+def full_radius(case: Case) -> float:
+    """The radius that holds the whole box, from anywhere in it."""
+    features = math.prod(case.x.shape[1:])
+    box = width(case.threat, case.all_x)
+    whole = box if case.threat.norm == math.inf else box * features ** (1.0 / case.threat.norm)
+    return max(whole, case.threat.eps)
+
+
+class _Scaled(nn.Module):
+    """The model with its logits multiplied."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, C]`` in float64, where a large factor overflows nothing."""
+        z: Tensor = self.model(x).double() * self.factor
+        return z

@@ -1,0 +1,112 @@
+"""Run the checks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import robustreg.auditing.checks  # noqa: F401  registers them
+from robustreg.auditing.case import QUICK, THOROUGH, Budget, Case
+from robustreg.auditing.checking import CHECKS
+from robustreg.auditing.checks.calls import as_handed_over
+from robustreg.auditing.finding import SEVERITY, Finding
+from robustreg.auditing.result import Audit
+from robustreg.evaluation.predict import as_found, model_device
+from robustreg.evaluation.samples import check_labels, gather
+from robustreg.threat import Threat
+
+Progress = Callable[[str, int, int], None]
+
+
+def audit(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    data: Any,
+    threat: Threat,
+    *,
+    thorough: bool = False,
+    checks: Iterable[str] | None = None,
+    seed: int = 0,
+    samples: int | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> Audit:
+    """Say whether measured robustness is real or gradient masking.
+
+    The model is looked at in evaluation mode and left as found, with the global random state.
+
+    Args:
+        model: maps `[B, ...]` (pixel scale 0-1) to logits `[B, C]`; a module, or any function.
+        data: what `evaluate` takes: a pair (x, y), an object with .x and .y, a Dataset, or batches of (x, y).
+        threat: norm, radius and box of the robustness that is claimed.
+        thorough: more samples, steps, restarts and queries.
+        checks: the names of those to run; all by default.
+        seed: of everything random; the samples are drawn by it.
+        samples: how many to look at; 128, or 512 if thorough.
+        device: where to compute; the model's by default.
+        progress: told the check's title, its number and how many there are, before each.
+
+    Raises:
+        TypeError: the model gives anything but a tensor of floating point, or the data have another form.
+        ValueError: its shape is not `[B, C]`, labels or inputs out of range, an unknown check.
+    """
+    names = list(CHECKS) if checks is None else list(checks)
+    unknown = [name for name in names if name not in CHECKS]
+    if unknown:
+        raise ValueError(f"there is no check {unknown[0]!r}; there are: {', '.join(CHECKS)}")
+    budget: Budget = THOROUGH if thorough else QUICK
+    net = model if isinstance(model, nn.Module) else _Function(model)
+    where = model_device(net) if device is None else torch.device(device)
+    chosen = gather(data).as_model_takes(net)
+    count = min(budget.samples if samples is None else samples, len(chosen))
+    if count < 1:
+        raise ValueError(f"samples is how many to look at, 1 or more, got {samples}")
+    order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))[:count]
+    order = order.to(chosen.x.device)
+    x, y = chosen.x[order].to(where), chosen.y[order].to(where)
+    threat.check_input(x)
+    started = time.perf_counter()
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        torch.manual_seed(seed)
+        handed_over = as_handed_over(net, x.to(model_device(net)))
+        with as_found(net, where), torch.inference_mode(False):
+            _check_outputs(net, x, y)
+            case = Case(net, x, y, threat, seed=seed, budget=budget)
+            case.handed_over = handed_over
+            findings: list[Finding] = []
+            for i, name in enumerate(names):
+                if progress is not None:
+                    progress(CHECKS[name].title, i, len(names))
+                findings.append(CHECKS[name](case))
+    findings.sort(key=lambda finding: (-SEVERITY[finding.concern], -finding.weight))
+    seconds = time.perf_counter() - started
+    return Audit(tuple(findings), threat, count, int(case.right.sum()), seed, thorough, seconds)
+
+
+class _Function(nn.Module):
+    """A plain function as a module without parameters."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call it."""
+        return self.function(x)
+
+
+def _check_outputs(net: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Refuse a model whose output is no logits, before any work."""
+    with torch.no_grad():
+        z = net(x)
+    if not isinstance(z, Tensor) or not z.is_floating_point():
+        got = f"a tensor of {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
+        raise TypeError(f"the model must return logits [B, C] as a tensor of floating point, got {got}")
+    if z.ndim != 2 or z.shape[0] != len(x) or z.shape[1] < 2:
+        raise ValueError(
+            f"the model must return logits [B, C] with 2 classes or more, got {list(z.shape)} for {len(x)} samples"
+        )
+    check_labels(y, z.shape[1])

@@ -1,0 +1,185 @@
+"""`robustreg connections`: the theory of the regularisers, checked on a trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from .terminal import UsageError, console, print_table
+
+if TYPE_CHECKING:
+    from robustreg.connections import Case, Claim
+
+FILE, PAGE = "connections.json", "connections.html"
+LARGEST = 4 << 30  # bytes of a Hessian for every sample, in float64
+
+
+def connections(
+    run: options.RunFolder,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="Test samples, the first ones. Each has a Hessian.")
+    ] = 16,
+    claims: Annotated[
+        str | None,
+        typer.Option("--claims", metavar="I1,B4", help="These claims only.", show_default=False),
+    ] = None,
+    radius: Annotated[
+        float, typer.Option("--radius", help="l2 length of the displacement that claims speak of.")
+    ] = 1e-3,
+    distances: Annotated[
+        int,
+        typer.Option(
+            "--distances", min=0, help="Bound so many samples' distance to the decision boundary; 0 for none."
+        ),
+    ] = 8,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write into; RUN by default.", show_default=False)
+    ] = None,
+    data_dir: options.DataDir = None,
+    imports: options.Imports = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+) -> None:
+    """Check identities and bounds between regularisers on a run's network, with conditions that are measured.
+
+    Writes connections.json and, where the report's packages are installed, connections.html. The exit code is 1
+    if a claim is violated on samples that meet its conditions.
+    """
+    from robustreg.connections import CLAIMS, outcome
+    from robustreg.files import write_json_atomic
+
+    if not radius > 0:
+        raise UsageError(f"--radius is a length above 0, got {radius}")
+    chosen = _chosen(CLAIMS, claims)
+    case = _case(run, samples, radius, data_dir, imports, device, threads)
+    outcomes = [outcome.outcome(claim, claim.residual(case)) for claim in chosen]
+    result: dict[str, Any] = {
+        "format": 1,
+        "name": run.resolve().name,
+        "case": outcome.describe_case(case),
+        "tally": outcome.tally(outcomes),
+        "claims": outcomes,
+        "distances": _distances(case, distances),
+    }
+    _print(result)
+    folder = run if out is None else out
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(folder / FILE, result)
+    console().print(f"results: {folder / FILE}")
+    _write_page(result, folder / PAGE)
+    if result["tally"]["violated"] or any((result["distances"] or {}).get("refuted", [])):
+        raise typer.Exit(1)
+
+
+def _chosen(known: tuple[Claim, ...], wanted: str | None) -> list[Claim]:
+    from robustreg.registry import closest
+
+    if wanted is None:
+        return list(known)
+    by_key = {claim.key: claim for claim in known}
+    keys = [word.strip() for word in wanted.split(",") if word.strip()]
+    for key in keys:
+        if key not in by_key:
+            near = closest(key, list(by_key))
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise UsageError(f"there is no claim {key!r}{hint} (there are {', '.join(by_key)})")
+    return [by_key[key] for key in dict.fromkeys(keys)]
+
+
+def _case(
+    run: Path,
+    samples: int,
+    radius: float,
+    data_dir: Path | None,
+    imports: list[str] | None,
+    device: str,
+    threads: int | None,
+) -> Case:
+    """The run's network in float64 on its first test samples, under its own threat."""
+    from robustreg.config import build
+    from robustreg.connections import Case
+
+    from . import workflow
+
+    recipe = workflow.recipe_of(run, imports=imports)
+    setting = workflow.Setting(data_dir, device, threads)
+    workflow.set_threads(setting)
+    built = build(recipe, data_dir=data_dir)
+    net = workflow.load_net(built, run, setting)
+    test = workflow.test_samples(built)
+    test = test.take(min(samples, len(test))).to(workflow.torch_device(device))
+    inputs = test.x[0].numel()
+    if len(test) * inputs**2 * 8 > LARGEST:
+        fit = max(1, LARGEST // (8 * inputs**2))
+        raise UsageError(
+            f"{len(test)} samples of {inputs} inputs have Hessians of {len(test) * inputs**2 * 8 / 2**30:.0f} GiB; "
+            f"take --samples {fit} or fewer"
+        )
+    return Case(net, test.x, test.y, threat=built.threat, radius=radius)
+
+
+def _distances(case: Case, count: int) -> dict[str, Any] | None:
+    from robustreg.connections import Case, certificates, outcome
+
+    if not count:
+        return None
+    norm = case.threat.name if case.threat.norm in certificates.DUAL else "l2"
+    few = Case(case.model, case.x[:count], case.y[:count], threat=case.threat, seed=case.seed)
+    return outcome.bounds_of(certificates.distance_bounds(few, norm))
+
+
+def _print(result: dict[str, Any]) -> None:
+    case = result["case"]
+    title = (
+        f"{result['name']}: {case['samples']} samples of {case['inputs']} inputs, {case['correct']} classified "
+        f"correctly, displacements of {case['radius']:g}"
+    )
+    rows = [
+        (
+            entry["key"],
+            entry["verdict"],
+            entry["title"],
+            f"{entry['applies']}/{entry['of']}",
+            "" if entry["worst"] is None or entry["relation"] == "~" else f"{entry['worst']:.1e}",
+            _order(entry),
+        )
+        for entry in result["claims"]
+    ]
+    print_table(title, ("claim", "verdict", "", "applies", "off by", "order"), rows, left=3, gap=2)
+    tally = result["tally"]
+    console().print(
+        f"{tally['holds']} claims hold, {tally['violated']} violated, {tally['does not apply']} do not apply here"
+    )
+    if result["distances"]:
+        console().print(_distance_sentence(result["distances"]))
+
+
+def _order(entry: dict[str, Any]) -> str:
+    if entry["order"] is None or not entry["applies"]:
+        return ""
+    if entry["below_rounding"]:
+        return "no error"
+    return f"{entry['observed_order']:.2f} (claimed {entry['order']:g})"
+
+
+def _distance_sentence(distances: dict[str, Any]) -> str:
+    total = len(distances["lower"])
+    sentence = (
+        f"distance to the decision boundary ({distances['norm']}, {total} samples): {sum(distances['certified'])} "
+        f"with a lower bound, {sum(distances['exact'])} with the boundary in the sample's own linear region"
+    )
+    return sentence + (
+        f", {sum(distances['refuted'])} REFUTED by an attack" if any(distances["refuted"]) else ""
+    )
+
+
+def _write_page(result: dict[str, Any], file: Path) -> None:
+    from robustreg.report import write_connections
+
+    try:
+        console().print(f"page:    {write_connections(result, file)}")
+    except ModuleNotFoundError as error:
+        console().print(f"no page: {error}")

@@ -1,0 +1,197 @@
+"""The page of `robustreg connections`: claims with their formulas, what was measured, and two kinds of chart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustreg.files import write_text_atomic
+from robustreg.report import charts
+from robustreg.report.page import render
+
+_RELATIONS = {"=": "equal", "<=": "left side at most the right", "~": "equal up to an order"}
+_VERDICTS = {"holds": "right", "violated": "wrong", "does not apply": "muted"}
+
+
+def write_connections(result: Mapping[str, Any], out: str | Path) -> Path:
+    """Write the self-contained page about checked claims.
+
+    Args:
+        result: what `robustreg connections` writes into connections.json.
+        out: the file to write.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ModuleNotFoundError: when jinja2, plotly or latex2mathml is not installed.
+    """
+    claims = [_claim(entry) for entry in result["claims"]]
+    drawn = {
+        "distances": _distance_charts(result["distances"]),
+        "orders": [_order_chart(i, entry) for i, entry in enumerate(result["claims"]) if _has_order(entry)],
+    }
+    context = {
+        "title": f"Connections in {result['name']}",
+        "case": result["case"],
+        "tally": result["tally"],
+        "sources": _by_source(claims),
+        "distances": result["distances"],
+        "distance_rows": _distance_rows(result["distances"]),
+        "charts": drawn,
+        "legends": {key: charts.legend(figures) for key, figures in drawn.items()},
+        "chart_data": [figure for figures in drawn.values() for figure in figures],
+    }
+    return write_text_atomic(out, render("connections.html.j2", context))
+
+
+def formula(latex: str) -> Any:
+    """LaTeX as MathML, which browsers draw by themselves."""
+    from markupsafe import Markup
+
+    try:
+        from latex2mathml.converter import convert
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            'the page needs latex2mathml, which is not installed: pip install "robustreg[report]"',
+            name="latex2mathml",
+        ) from error
+    return Markup(convert(latex, display="block"))
+
+
+def _claim(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **entry,
+        "formula": formula(entry["latex"]),
+        "tone": _VERDICTS[entry["verdict"]],
+        "relation_name": _RELATIONS[entry["relation"]],
+        "measured": _measured(entry),
+        "bar": _bar(entry),
+        "failed": [c for c in entry["conditions"] if c["holds"] < c["of"]],
+    }
+
+
+def _measured(entry: Mapping[str, Any]) -> str:
+    """What was found, in words."""
+    if not entry["applies"]:
+        return "no sample meets the conditions"
+    if entry["relation"] == "~":
+        if entry["below_rounding"]:
+            return "no error above rounding at any radius"
+        return f"order {entry['observed_order']:.2f} observed, at least {entry['order']:g} claimed"
+    worst = entry["worst"]
+    if worst is None:
+        return "a side is not finite"
+    if entry["relation"] == "<=":
+        return f"exceeded by {worst:.1e} of the larger side at worst" if worst else "exceeded nowhere"
+    return f"off by {worst:.1e} of the larger side at worst" if worst else "equal to the last bit"
+
+
+def _bar(entry: Mapping[str, Any]) -> str:
+    """The median of left over right as a width: how tight an inequality is on these samples."""
+    if entry["relation"] != "<=" or not entry["applies"]:
+        return ""
+    ratios = sorted(
+        a / b
+        for a, b in zip(entry["left"], entry["right"], strict=True)
+        if a is not None and b is not None and a >= 0 and b > 0
+    )
+    return f"{min(100.0, 100.0 * ratios[len(ratios) // 2]):.1f}%" if ratios else ""
+
+
+def _by_source(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The claims in their order, under the source that each is from."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for claim in claims:
+        groups.setdefault(claim["source"], []).append(claim)
+    return [{"name": name, "claims": members} for name, members in groups.items()]
+
+
+def _has_order(entry: Mapping[str, Any]) -> bool:
+    return bool(entry["applies"]) and len(_points(entry)) > 1
+
+
+def _points(entry: Mapping[str, Any]) -> list[tuple[float, float]]:
+    return [(r, e) for r, e in zip(entry["radii"], entry["errors"], strict=True) if e is not None and e > 0]
+
+
+def _order_chart(index: int, entry: Mapping[str, Any]) -> charts.Chart:
+    """The error over the radius, beside the slope that is claimed."""
+    radii, errors = zip(*_points(entry), strict=True)
+    largest = radii[0]
+    claimed = [errors[0] * (r / largest) ** entry["order"] for r in radii]
+    return {
+        "id": f"chart-order-{index}",
+        "title": f"{entry['key']}: {entry['title']}",
+        "x": {"title": "radius", "log": True, "dtick": 1},
+        "y": {"title": "largest error", "log": True, "ticks": 5},
+        "markers": True,
+        "height": 280,
+        "series": [
+            _line("measured", 0, 0, radii, errors),
+            _line("the claimed order, from the largest radius", 6, 1, radii, claimed),
+        ],
+    }
+
+
+def _distance_charts(distances: Mapping[str, Any] | None) -> list[charts.Chart]:
+    """Lower and upper bound of each sample, sorted by the upper one."""
+    if distances is None:
+        return []
+    order = _nearest_first(distances)
+    if not order:
+        return []
+    lines = [("lower bound", 2, "lower"), ("nearest point that an attack found", 1, "upper")]
+    return [
+        {
+            "id": "chart-distances",
+            "title": "",
+            "x": {"title": "samples, nearest first", "dtick": 1 if len(order) <= 10 else None},
+            "y": {"title": f"{distances['norm']} distance", "log": True, "dtick": 1},
+            "markers": True,
+            "height": 360,
+            "series": [
+                _line(name, colour, 0, range(1, len(order) + 1), [distances[key][i] for i in order])
+                for name, colour, key in lines
+            ],
+        }
+    ]
+
+
+def _nearest_first(distances: Mapping[str, Any]) -> list[int]:
+    """The samples that have both bounds, neither of them 0: they are drawn on a logarithmic axis."""
+    both = [i for i, upper in enumerate(distances["upper"]) if upper and distances["lower"][i]]
+    return sorted(both, key=lambda i: distances["upper"][i])
+
+
+def _distance_rows(distances: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    if distances is None:
+        return []
+    return [
+        {
+            "sample": str(i),
+            "lower": _shown(distances["lower"][i]) if distances["certified"][i] else "none",
+            "upper": _shown(distances["upper"][i]),
+            "margin": _shown(distances["margin"][i]),
+            "border": _shown(distances["border"][i]),
+            "remark": _remark(distances, i),
+        }
+        for i in range(len(distances["lower"]))
+    ]
+
+
+def _remark(distances: Mapping[str, Any], i: int) -> str:
+    if distances["refuted"][i]:
+        return "refuted by the attack"
+    if distances["upper"][i] == 0:
+        return "misclassified as it is"
+    return "boundary in its own region" if distances["exact"][i] else ""
+
+
+def _shown(value: float | None) -> str:
+    return "∞" if value is None else f"{value:.4g}"
+
+
+def _line(name: str, colour: int, dash: int, x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
+    return {"name": name, "group": name, "colour": colour, "dash": dash, "x": list(x), "y": list(y)}

@@ -1,0 +1,160 @@
+"""Planted defences are caught, sound models are not accused, and a verdict survives a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import robustreg as rr
+from robustreg import auditing
+from robustreg.auditing import CHECKS, Audit, Case, Finding, Measured
+from robustreg.auditing import check as register
+from robustreg.testing.planted import PLANTED, planted
+
+THREAT = rr.Threat("linf", 0.15)
+Trained = Callable[[str], nn.Module]
+Samples = tuple[Tensor, Tensor]
+
+DIRECT = {  # the checks that must see a defence by what it is, whatever else is found
+    "input_quantisation": "true_gradient",
+    "jpeg_rounding": "zero_gradients",
+    "thermometer": "zero_gradients",
+    "random_dropout": "repeated_calls",
+    "random_noise": "repeated_calls",
+    "random_resizing": "repeated_calls",
+    "exploding": "true_gradient",
+    "nan_gradients": "zero_gradients",
+    "tiny_gradients": "true_gradient",
+    "flipped_gradients": "true_gradient",
+    "detached": "zero_gradients",
+    "saturated": "loss_scale",
+    "hard_decision": "output_levels",
+    "batch_dependent": "batch_mates",
+    "clipped": "clipped_outputs",
+    "probabilities": "logits",
+    "vanishing": "zero_gradients",
+}
+
+
+def test_every_planted_defence_has_its_check() -> None:
+    assert set(DIRECT) == set(PLANTED)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_defence_is_seen(name: str, trained: Trained, test_samples: Samples) -> None:
+    found = rr.audit(planted(name, trained("plain")), test_samples, THREAT, checks=[DIRECT[name]])
+    assert found.verdict != "sound", found.table()
+    assert [finding.check for finding in found.reasons] == [DIRECT[name]]
+
+
+def test_square_sees_what_rounding_hides(trained: Trained, test_samples: Samples) -> None:
+    """The attack's comparison alone, without a look at gradients."""
+    net = planted("input_quantisation", trained("plain"))
+    found = rr.audit(net, test_samples, THREAT, checks=["square", "straight_through"])
+    assert found.verdict == "masked"
+    assert found["square"].low is not None
+    assert found["square"].low > 0.3
+    assert found["straight_through"].low is not None
+    assert found["straight_through"].low > 0.3
+
+
+@pytest.mark.parametrize("method", ["plain", "pgd", "trades", "gradient"])
+def test_a_sound_model_is_not_accused(method: str, trained: Trained, test_samples: Samples) -> None:
+    found = rr.audit(trained(method), test_samples, THREAT)
+    assert found.verdict == "sound", found.table()
+    assert {finding.check for finding in found.findings} == set(CHECKS)
+    assert not [finding for finding in found.findings if finding.failed]
+
+
+def test_the_gradients_of_a_linear_model_are_exact() -> None:
+    """Closed form: the curvature of a margin of a linear map is 0, its gradient is the same everywhere."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).double()
+    x = 0.3 + 0.4 * torch.rand(40, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = net(x).argmax(1)
+    found = rr.audit(net, (x, y), rr.Threat("l2", 0.1), checks=["true_gradient", "alignment"])
+    assert found["true_gradient"].value == 0.0
+    assert found["alignment"].value == pytest.approx(1.0)
+
+
+def test_the_model_and_the_random_state_are_left_alone(
+    restless_net: nn.Module, batch: Samples, snapshot: Callable[..., dict[str, Any]]
+) -> None:
+    before = snapshot(restless_net)
+    found = rr.audit(restless_net, batch, THREAT, checks=["training_layers", "zero_gradients", "batch_mates"])
+    assert snapshot(restless_net) == before
+    assert found["training_layers"].concern == "notice"
+    assert found["batch_mates"].concern == "none"  # in evaluation mode
+
+
+def test_a_check_that_fails_is_a_finding(
+    trained: Trained, test_samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditing.checking, "CHECKS", CHECKS)
+
+    @register("broken", "Broken", fine="", bad="", advice="none", source="", weight=1)
+    def broken(case: Case) -> Measured:
+        raise OSError("no such luck")
+
+    try:
+        found = rr.audit(trained("plain"), test_samples, THREAT, checks=["broken", "logits"])
+    finally:
+        del CHECKS["broken"]
+    assert found["broken"].failed
+    assert "no such luck" in found["broken"].measured
+    assert found["logits"].concern == "none"
+    assert found.verdict == "sound"
+
+
+def test_the_same_seed_gives_the_same_audit(trained: Trained, test_samples: Samples) -> None:
+    checks = ["random_search", "transfer", "alignment"]
+    first, second = (rr.audit(trained("plain"), test_samples, THREAT, checks=checks) for _ in range(2))
+    assert [f.to_dict() for f in first.findings] == [f.to_dict() for f in second.findings]
+
+
+def test_an_audit_survives_its_file(tmp_path: Path, trained: Trained, test_samples: Samples) -> None:
+    found = rr.audit(planted("detached", trained("plain")), test_samples, THREAT, checks=["zero_gradients"])
+    found.save(tmp_path)
+    again = Audit.load(tmp_path)
+    assert again.to_dict() == found.to_dict()
+    assert again.verdict == "masked"
+    content = json.loads((tmp_path / "audit.json").read_text())
+    assert content["verdict"] == "masked"
+    assert content["reasons"] == ["zero_gradients"]
+
+
+def test_reasons_come_in_order_of_weight() -> None:
+    def finding(check: str, concern: Any, weight: int) -> Finding:
+        return Finding(check, check, "", None, None, None, None, "", "", "", concern, weight)
+
+    rows = finding("a", "masked", 1), finding("b", "suspicious", 9), finding("c", "none", 99)
+    found = Audit(rows, THREAT, 1, 1, 0, False, 0.0)
+    assert found.verdict == "masked"
+    assert [f.check for f in found.reasons] == ["a", "b"]
+    assert Audit(rows[1:], THREAT, 1, 1, 0, False, 0.0).verdict == "suspicious"
+    assert Audit(rows[2:], THREAT, 1, 1, 0, False, 0.0).verdict == "sound"
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        (lambda x: (x.flatten(1), None), "must return logits"),
+        (lambda x: x.flatten(1).argmax(1), "floating point"),
+        (lambda x: x, "2 classes or more"),
+    ],
+)
+def test_what_is_no_logits_is_refused(output: Any, sentence: str, test_samples: Samples) -> None:
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        rr.audit(output, test_samples, THREAT)
+
+
+def test_unknown_checks_and_labels_out_of_range_are_refused(trained: Trained, test_samples: Samples) -> None:
+    with pytest.raises(ValueError, match="no check 'nothing'"):
+        rr.audit(trained("plain"), test_samples, THREAT, checks=["nothing"])
+    with pytest.raises(ValueError, match="out of range"):
+        rr.audit(trained("plain"), (test_samples[0], test_samples[1] + 10), THREAT)
