@@ -110,8 +110,8 @@ def jobs(data_sets: list[str], seeds: int, sound: list[str], masked: list[str]) 
                 "data": data,
                 "arch": "conv-relu",
                 "seed": seed,
-                "kind": "masked",
-                "name": "fgsm_overfitted",
+                "kind": "single_step",
+                "name": "trained_on_fgsm",
             }
 
 
@@ -125,7 +125,7 @@ def look(job: dict[str, Any]) -> dict[str, Any]:
     net = network(job["arch"], data, job["seed"])
     if job["kind"] == "sound":
         net = trained(net, OBJECTIVES[name](threat), train, epochs)
-    elif name == "fgsm_overfitted":
+    elif name == "trained_on_fgsm":
         threat = threat.with_eps(OVERFIT_EPS)
         net = trained(net, rr.CrossEntropy(at=rr.FGSM(threat)), train, 3 * epochs)
     else:

@@ -68,7 +68,9 @@ def test_always_within_the_threat(
     threat = rr.Threat(norm, eps, box)
     x = torch.rand(shape, generator=seeded()).to(dtype)
     weight = torch.randn(x[0].numel(), 4, generator=seeded(1)).to(dtype)
-    found = make(threat, steps)(lambda u: u.flatten(1) @ weight, x, torch.arange(shape[0]), generator=seeded(2))
+    found = make(threat, steps)(
+        lambda u: u.flatten(1) @ weight, x, torch.arange(shape[0]), generator=seeded(2)
+    )
     assert threat.contains(found, x).all()
     assert found.dtype == dtype
 
@@ -225,7 +227,9 @@ def test_in_l1_it_is_the_sparse_algorithm_sample_by_sample(classifier: Any) -> N
     attack = APGD(threat, 30, early_exit=False, multi_eps=False)
     noise = draws(attack, x)
     (draw,) = noise.values()
-    start = torch.stack([row + nearest_in_l1(d, row, threat.eps) for row, d in zip(x, draw * threat.eps / 12, strict=True)])
+    start = torch.stack(
+        [row + nearest_in_l1(d, row, threat.eps) for row, d in zip(x, draw * threat.eps / 12, strict=True)]
+    )
     expected = torch.stack(
         [sparse_by_hand(net, *row, threat.eps, 30) for row in zip(x, y, start, strict=True)]
     )
@@ -234,11 +238,16 @@ def test_in_l1_it_is_the_sparse_algorithm_sample_by_sample(classifier: Any) -> N
 
 
 def test_the_sparse_direction_takes_the_largest_entries_equally() -> None:
-    g = torch.tensor([[3.0, -2.0, 1.0, 0.5], [0.0, 0.0, -4.0, 0.0], [0.0, 0.0, 0.0, 0.0], [math.nan, 1.0, 1.0, 0.0]])
+    g = torch.tensor(
+        [[3.0, -2.0, 1.0, 0.5], [0.0, 0.0, -4.0, 0.0], [0.0, 0.0, 0.0, 0.0], [math.nan, 1.0, 1.0, 0.0]]
+    )
     d = sparse_direction(g, torch.tensor([2.9, 2.0, 1.0, 1.0]))
     assert d.tolist() == [[0.5, -0.5, 0, 0], [0, 0, -1, 0], [0, 0, 0, 0], [0, 0.5, 0.5, 0]]
     assert sparse_direction(g, torch.tensor([0.0, 9.0, 0.0, 0.0]))[0].tolist() == [1, 0, 0, 0]
-    assert moved(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])).tolist() == [1, 0]
+    assert moved(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])).tolist() == [
+        1,
+        0,
+    ]
 
 
 def test_in_l1_it_comes_from_wider_balls() -> None:
@@ -319,7 +328,8 @@ def test_each_target_is_attacked_and_the_nearest_is_not_the_only_one() -> None:
 
     x, y = torch.full((5, 1), 0.45), torch.zeros(5, dtype=torch.long)
     first, second = (
-        APGDT(rr.Threat("linf", 0.15), 10, loss="margin", start=rr.Clean(), targets=targets) for targets in (1, 2)
+        APGDT(rr.Threat("linf", 0.15), 10, loss="margin", start=rr.Clean(), targets=targets)
+        for targets in (1, 2)
     )
     assert right(model, first(model, x, y), y).all()
     assert not right(model, second(model, x, y), y).any()
@@ -345,7 +355,9 @@ def test_it_fools_at_least_as_many_as_pgd_of_as_many_steps(
 def test_the_best_point_that_was_seen_is_returned(threat: rr.Threat, classifier: Any) -> None:
     net, x, y = classifier(3)
     seen: list[Tensor] = []
-    handle = net.register_forward_hook(lambda m, inputs, z: seen.append(numerics.error_log_odds(z.detach(), y)))
+    handle = net.register_forward_hook(
+        lambda m, inputs, z: seen.append(numerics.error_log_odds(z.detach(), y))
+    )
     attack = APGD(threat, 30, restarts=2, early_exit=False, multi_eps=False)
     found = attack(net, x, y, generator=seeded())
     handle.remove()
@@ -368,8 +380,8 @@ def test_more_restarts_are_never_worse(threat: rr.Threat, classifier: Any) -> No
 # -- fooled samples leave, and nobody notices ----------------------------------------------------------------
 
 
-# In l2 the loss soon stands still, and rounding, which the size of a batch changes, says whether it rose: the points then
-# differ by what is left to gain.
+# In l2 the loss soon stands still, and rounding, which the size of a batch changes, says whether it rose. The points
+# then differ by what is left to gain.
 NEAR = {"linf": 1e-12, "l2": 1e-5, "l1": 1e-12}
 
 
@@ -429,7 +441,7 @@ def test_the_work_shrinks(attack: Any, classifier: Any) -> None:
 
 
 def test_who_is_wrong_without_an_attack_is_left_out_by_the_targeted_one(classifier: Any) -> None:
-    net, x, y = classifier(4)
+    net, x, _ = classifier(4)
     wrong = (net(x).argmax(1) + 1) % 4
     sizes: list[int] = []
     handle = net.register_forward_hook(lambda m, inputs, z: sizes.append(len(z)))
@@ -515,7 +527,9 @@ def test_it_says_once_that_there_is_no_dlr_of_few_classes(
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         found = attack(net, x, y, generator=seeded())
-    sentence = f"the DLR loss needs at least 4 classes, the model has {classes}: the margin is climbed instead"
+    sentence = (
+        f"the DLR loss needs at least 4 classes, the model has {classes}: the margin is climbed instead"
+    )
     assert [str(w.message) for w in said] == [sentence]
     margin = replace(attack, loss="margin")  # type: ignore[type-var]
     noise = {b: draws(attack, x)[a] for a, b in zip(attack.sources(), margin.sources(), strict=True)}
@@ -606,7 +620,8 @@ def test_the_gradient_is_the_mean_over_the_draws_and_each_draw_is_another(classi
     (g,) = torch.autograd.grad(odds.sum(), u)  # type: ignore[union-attr]
     expected = l2.project(x + 0.4 * rr.threat.steepest_direction(g.sum(0), 2.0), x)
     before, after = (
-        torch.stack([numerics.error_log_odds(net(v), y) for v in seen[i : i + 3]]).mean(0).detach() for i in (0, 3)
+        torch.stack([numerics.error_log_odds(net(v), y) for v in seen[i : i + 3]]).mean(0).detach()
+        for i in (0, 3)
     )
     rose = after > before
     assert rose.sum() > 50

@@ -38,7 +38,7 @@ DIRECT = {  # the checks that must see a defence by what it is, whatever else is
     "batch_dependent": "batch_mates",
     "clipped": "clipped_outputs",
     "probabilities": "logits",
-    "vanishing": "zero_gradients",
+    "vanishing": "square",
 }
 
 

@@ -154,7 +154,9 @@ def test_bases_that_cannot_be(folder: Path, text: str, message: str) -> None:
 
 def test_the_word_itself_may_be_mistyped(folder: Path) -> None:
     (folder / "own.yaml").write_text("extend: base.yaml\nname: own\n")
-    with pytest.raises(RecipeError, match=r"line 1: `extend` is not a key of a recipe; did you mean 'extends'\?"):
+    with pytest.raises(
+        RecipeError, match=r"line 1: `extend` is not a key of a recipe; did you mean 'extends'\?"
+    ):
         load_recipe(folder / "own.yaml")
 
 

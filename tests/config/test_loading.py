@@ -114,7 +114,7 @@ def test_build_gives_what_the_recipe_says() -> None:
     assert built.splits.validation is not None
     assert len(built.splits.validation) == 100
     assert built.net(built.splits.test.floats().x[:2]).shape == (2, 10)
-    assert built.attacks["pgd"] == rr.PGD(built.threat, steps=20, restarts=2)
+    assert built.attacks["pgd"] == rr.PGD(built.threat, steps=50, restarts=2)
 
 
 def test_the_seed_is_the_network_s_and_not_the_split_s() -> None:

@@ -72,8 +72,9 @@ def project_l1_in_box(delta: Tensor, x: Tensor, threat: Threat) -> Tensor:
     following = corners.gather(1, short) - width.gather(1, short)
     theta = following + (over / slope.gather(1, short).clamp(min=1)).clamp(min=0)
     far = (size - theta).clamp(min=0).minimum(room)
-    moved = x + (far * rows.sign()).reshape(x.shape).to(x.dtype)
-    return threat.project(moved, x)  # what rounding left outside
+    length = far.sum(1, keepdim=True)
+    far = far * torch.where(length > threat.eps, threat.eps / length, 1.0)  # what rounding left outside
+    return threat.clip(x + (far * rows.sign()).reshape(x.shape).to(x.dtype))
 
 
 def _room(x: Tensor, direction: Tensor, threat: Threat) -> Tensor:

@@ -144,8 +144,7 @@ class Bumps:
             self._shape(z, window, coins[:, 0, None, None])[:, None] * _sign(coins[:, 1:], z)[..., None, None]
         )
         new = _unit(shape + _unit(delta[at], p), p)
-        # lengths to the power of p add up
-        power = numerics.upcast(delta).square() if p == 2 else numerics.upcast(delta).abs()
+        power = _power(delta, p)
         held = torch.where(emptied | _mask(z, window, to), power, 0.0).sum((2, 3))
         unused = (self.threat.eps**p - power.sum((1, 2, 3))).clamp(min=0) / channels
         length = (held + unused.unsqueeze(1)).pow(1 / p)
@@ -230,15 +229,16 @@ def _pixels(z: Tensor, window: Window, place: tuple[Tensor, Tensor]) -> tuple[Te
     )
 
 
-def _lengths(v: Tensor, p: float) -> Tensor:
-    """The p-norm of each channel's pixels, ``[b, C, H, W]`` to ``[b, C]``."""
-    return numerics.norm(v.flatten(0, 1), p).reshape(v.shape[:2])
+def _power(v: Tensor, p: float) -> Tensor:
+    """``|v|^p`` for p = 1 or 2: what adds up where lengths are put together."""
+    wide = numerics.upcast(v)
+    return wide.square() if p == 2 else wide.abs()
 
 
 def _unit(v: Tensor, p: float) -> Tensor:
-    """Each channel's pixels scaled to length 1; zeros stay."""
-    length = _lengths(v, p)
-    return v / torch.where(length > 0, length, 1.0).to(v.dtype)[:, :, None, None]
+    """Each channel's pixels ``[b, C, H, W]`` scaled to length 1; zeros stay."""
+    length = _power(v, p).sum((2, 3), keepdim=True).pow(1 / p)
+    return v / torch.where(length > 0, length, 1.0).to(v.dtype)
 
 
 def _sign(coins: Tensor, like: Tensor) -> Tensor:

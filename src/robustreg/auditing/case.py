@@ -173,7 +173,7 @@ class Case:
 
     @cached_property
     def white_box(self) -> Tensor:
-        """The right samples that plain gradient attacks fool, `[n]`: PGD on the cross-entropy, longer, on the margin."""
+        """The right samples that plain gradient attacks fool, `[n]`: PGD, with more effort, and on the margin."""
         names = ("pgd", "margin", "more")
         return torch.stack([self.attacked(name).fooled for name in names]).any(0)
 

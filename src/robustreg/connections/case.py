@@ -123,9 +123,9 @@ class Case:
     @cached_property
     def hessian(self) -> Tensor:
         """``J^T S J``, ``[B, D, D]``: the loss's Hessian where the logits are affine."""
-        mean = torch.einsum("bk,bkd->bd", self.p, self.jacobian)
-        second = torch.einsum("bk,bkd,bke->bde", self.p, self.jacobian, self.jacobian)
-        return second - mean[:, :, None] * mean[:, None, :]
+        # from differences to the mean row: the difference of second moments cancels where a network is confident
+        off = self.jacobian - torch.einsum("bk,bkd->bd", self.p, self.jacobian)[:, None]
+        return torch.einsum("bk,bkd,bke->bde", self.p, off, off)
 
     # -- along a displacement --------------------------------------------------------------------------------------
 

@@ -124,8 +124,8 @@ def _order_chart(index: int, entry: Mapping[str, Any]) -> charts.Chart:
     return {
         "id": f"chart-order-{index}",
         "title": f"{entry['key']}: {entry['title']}",
-        "x": {"title": "radius", "log": True, "dtick": 1},
-        "y": {"title": "largest error", "log": True, "ticks": 5},
+        "x": {"title": "radius", "log": True, "powers": True, "dtick": 1},
+        "y": {"title": "largest error", "log": True, "powers": True, "ticks": 5},
         "markers": True,
         "height": 280,
         "series": [
@@ -148,7 +148,7 @@ def _distance_charts(distances: Mapping[str, Any] | None) -> list[charts.Chart]:
             "id": "chart-distances",
             "title": "",
             "x": {"title": "samples, nearest first", "dtick": 1 if len(order) <= 10 else None},
-            "y": {"title": f"{distances['norm']} distance", "log": True, "dtick": 1},
+            "y": {"title": f"{distances['norm']} distance", "log": True, "powers": True, "dtick": 1},
             "markers": True,
             "height": 360,
             "series": [

@@ -33,7 +33,7 @@ def check_distributed(
     threat: Threat | None = None,
     shape: Shape | None = None,
     classes: int = 4,
-    timeout: float = 300.0,
+    timeout: float = 600.0,
 ) -> None:
     """Train a step of every term, beside the cross-entropy, in two processes under DDP.
 

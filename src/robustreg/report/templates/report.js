@@ -52,7 +52,7 @@
     return {
       range: spec.range,
       title: { text: plain(spec.title || ""), standoff: 10, font: { size: 12, color: colour("--muted") } },
-      type: spec.log ? "log" : "linear", tickformat: spec.percent ? "~%" : "~r",
+      type: spec.log ? "log" : "linear", tickformat: spec.percent ? "~%" : spec.powers ? ".0e" : "~r",
       gridcolor: colour("--grid"), showgrid: grid, zeroline: false, linecolor: colour("--line"), showline: !grid,
       tickfont: { size: 12, color: colour("--muted") }, automargin: true, fixedrange: !fine,
       rangemode: spec.zero ? "tozero" : "normal", dtick: spec.dtick, nticks: spec.ticks || (grid || !narrow.matches ? 7 : 5),
