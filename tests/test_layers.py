@@ -174,7 +174,9 @@ def test_the_facade_offers_the_core() -> None:
     for found in imports(SOURCE / "__init__.py"):
         if is_ours(found):
             other = room_of(found.target)
-            assert other in {*CORE, "registry"} or (found.for_types and other in {"auditing", "evaluation"}), str(found)
+            assert other in {*CORE, "registry"} or (
+                found.for_types and other in {"auditing", "evaluation"}
+            ), str(found)
 
 
 @pytest.mark.parametrize("room", OUTER)

@@ -255,7 +255,9 @@ def test_a_state_of_another_objective_is_refused() -> None:
     state = rr.Objective.of(Surprise()).state_dict()
     with pytest.raises(ValueError, match="the state is of another objective: it has no term surprise"):
         rr.Objective.of(rr.CrossEntropy()).load_state_dict(state)
-    with pytest.raises(ValueError, match="the state of cross_entropy is empty, but the checkpoint holds mean"):
+    with pytest.raises(
+        ValueError, match="the state of cross_entropy is empty, but the checkpoint holds mean"
+    ):
         rr.CrossEntropy().load_state_dict({"mean": 1})
 
 

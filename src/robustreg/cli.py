@@ -1,4 +1,4 @@
-"""The command line: `robustreg train | evaluate | audit | compare | report | verify | connections | list | show | demo`.
+"""The command line: `robustreg train | evaluate | audit | compare | report | verify | connections | list | ...`.
 
 Each command is one file in `commands/`, and imports what it needs when it runs: help and mistyped options
 must answer at once, so nothing here may import torch. Whatever goes wrong ends as one sentence on stderr and

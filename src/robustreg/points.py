@@ -62,7 +62,9 @@ class Point:
     def key(self) -> str:
         """The name of this point by its content, equal in every process: it names the point's random stream."""
         known: str | None = self.__dict__.get("_key")
-        if known is None:  # kept with the point, so that it goes when the point goes and takes its memories along
+        if (
+            known is None
+        ):  # kept with the point, so that it goes when the point goes and takes its memories along
             known = content_key(self)
             object.__setattr__(self, "_key", known)
         return known

@@ -44,7 +44,7 @@ def test_it_is_the_papers_recursion(threat: rr.Threat, decay: float, classifier:
     losses = torch.stack([numerics.cross_entropy(net(z), y) for z in points]).detach()
     best = points[losses.argmax(0), torch.arange(64)]
     found = MIFGSM(threat, 6, decay, early_exit=False)(net, x, y)
-    torch.testing.assert_close(found, best, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found, best, rtol=0, atol=1e-8)  # the cross-entropy's own gradient has no more
     assert (losses.argmax(0) == 6).sum() > 50  # nearly always the last
 
 

@@ -338,7 +338,9 @@ def test_each_has_a_card_that_says_where_it_is_from(method: Any) -> None:
 
 
 def test_what_the_methods_are_made_of() -> None:
-    (_, loss), (weight, logged) = sora(T, 1.5, 0.05, absolute=True, rate=0.1, initial=0.9, mode="eval").entries
+    (_, loss), (weight, logged) = sora(
+        T, 1.5, 0.05, absolute=True, rate=0.1, initial=0.9, mode="eval"
+    ).entries
     at = loss.at  # type: ignore[attr-defined]
     assert (at.largest, at.tolerance, at.absolute, at.rate, at.initial, at.mode) == (
         1.5, 0.05, True, 0.1, 0.9, "eval",
@@ -427,7 +429,9 @@ def test_a_recipe_builds_and_trains(name: str) -> None:
     assert card_of(lookup("method", recipe.objective.method or "")).name == name
     built = build(recipe)
     y = torch.arange(16) % 8
-    x = torch.eye(8)[y].reshape(16, 1, 8, 1).expand(16, *built.splits.train.shape)  # a bright row for each class
+    x = (
+        torch.eye(8)[y].reshape(16, 1, 8, 1).expand(16, *built.splits.train.shape)
+    )  # a bright row for each class
     optimiser = torch.optim.Adam(built.net.parameters(), lr=2e-3)
     losses = []
     for _ in range(6):

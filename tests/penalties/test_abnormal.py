@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import robustreg as rr
 from robustreg.attacks import N_FGSM
 from robustreg.penalties import AbnormalExamples
+from robustreg.points import CLEAN
 from robustreg.streams import Stream
 
 Y = torch.tensor([0, 0, 1, 1, 2])
@@ -33,7 +34,7 @@ class Table(nn.Module):
 class Beside(rr.Point):
     """The sample five numbers further on."""
 
-    start: rr.Point = rr.Clean()
+    start: rr.Point = CLEAN
 
     def locate(self, probe: rr.Probe) -> Tensor:
         return probe.x + 5

@@ -31,8 +31,8 @@ TRAINING: dict[str, object] = {
 CHANGES = (
     "as in the authors' code the losses and z(x + eta) are constants, so the part with lam2 changes nothing but the "
     "value; through_loss=True lets gradient flow through the losses, as the paper's formula reads",
-    "the step is found in training mode, as in the code, and shares the penalty's forward at its start; with mode='eval' "
-    "the start is run in both modes",
+    "the step is found in training mode, as in the code, and shares the penalty's forward at its start; with "
+    "mode='eval' the start is run in both modes",
 )
 
 
