@@ -2,8 +2,12 @@
 
 from robustreg import losses, methods, numerics, penalties
 from robustreg.attacks import (
+    APGD,
+    APGDT,
     FAB,
+    GAMA,
     IFGSM,
+    MIFGSM,
     N_FGSM,
     PGD,
     R_FGSM,
@@ -13,6 +17,7 @@ from robustreg.attacks import (
     LpFGSM,
     MinimalNorm,
     MultiGrad,
+    MultiTargeted,
     Rademacher,
     Square,
     Stack,
@@ -53,10 +58,14 @@ from robustreg.terms import CrossEntropy, LossAt, Term, Vulnerability, Weighted,
 from robustreg.threat import Threat
 
 __all__ = [
+    "APGD",
+    "APGDT",
     "ELLE",
     "FAB",
     "FGSM",
+    "GAMA",
     "IFGSM",
+    "MIFGSM",
     "N_FGSM",
     "PGD",
     "RS_FGSM",
@@ -89,6 +98,7 @@ __all__ = [
     "LpFGSM",
     "MinimalNorm",
     "MultiGrad",
+    "MultiTargeted",
     "Objective",
     "ObjectiveModule",
     "Perturbed",
