@@ -64,7 +64,8 @@ def content(attack: Attack) -> str | None:
 
     A function is known by its name only, and may do something else tomorrow; so may one inside a point.
     """
-    if isinstance(attack, Point) and _ADDRESS.search(repr(attack)) is None:
+    known = isinstance(attack, Point) or callable(getattr(attack, "content_key", None))
+    if known and _ADDRESS.search(repr(attack)) is None:
         return content_key(attack)
     return None
 
@@ -180,7 +181,8 @@ def _name(attack: Attack) -> str:
         return "attack" if name == "<lambda>" else name
     if isinstance(attack, Steepest) and attack.clip == "threat":
         return "fgsm"  # the function FGSM makes these
-    return type(attack).__name__.lower()
+    own = getattr(attack, "name", None)
+    return own if isinstance(own, str) and own else type(attack).__name__.lower()
 
 
 def _takes(attack: Attack, keyword: str) -> bool:

@@ -1,0 +1,13 @@
+"""Doors to other libraries: their attacks in evaluations of this one, and model cards of RobustBench.
+
+The libraries are optional and imported when an attack runs; nothing here installs or needs them.
+"""
+
+from __future__ import annotations
+
+from robustreg.integrations.art import from_art
+from robustreg.integrations.borrowed import Borrowed
+from robustreg.integrations.foolbox import from_foolbox
+from robustreg.integrations.torchattacks import from_torchattacks
+
+__all__ = ["Borrowed", "from_art", "from_foolbox", "from_torchattacks"]
