@@ -133,6 +133,17 @@ def test_attacks_of_one_kind_are_told_apart() -> None:
         build(twice)
 
 
+def test_attacks_that_measure_distances() -> None:
+    specs = "evaluation.distances=[fab, {attack: deep_fool, steps: 9}, {attack: deep_fool, steps: 3}]"
+    built = build(load_recipe("plain", [specs, "evaluation.distances.0.steps=7"]))
+    assert built.distances == {
+        "fab": rr.FAB(built.threat, steps=7),
+        "deep_fool steps=9": rr.DeepFool(built.threat, steps=9),
+        "deep_fool steps=3": rr.DeepFool(built.threat, steps=3),
+    }
+    assert build(load_recipe("plain")).distances == {}
+
+
 def test_no_validation_split() -> None:
     assert build(load_recipe("plain", ["validation.size=0"])).splits.validation is None
 

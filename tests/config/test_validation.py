@@ -108,6 +108,10 @@ CASES = [
         "`validation.attack` should be an attack's name or `{attack: name, ...}`",
     ),
     ("evaluation.attacks=[gaussian]", "`evaluation.attacks.0` (gaussian) needs `std`"),
+    (
+        "evaluation.distances=[pgd]",
+        "`evaluation.distances.0` should be an attack of minimal norm (carlini_wagner, deep_fool, fab), but is 'pgd'",
+    ),
     ("imports=[none.py]", "the import "),
 ]
 

@@ -454,7 +454,7 @@ def packed(mask):
 
 
 def set_outcomes(block, mask):
-    from robustreg.evaluation.results import fractions
+    from robustreg.evaluation.packing import fractions
 
     right = int(mask.sum())
     block.update(outcomes=packed(mask), correct=right, **fractions(right, 120))

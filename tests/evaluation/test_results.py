@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from robustreg.attacks import PGD
 from robustreg.evaluation import Evaluation, evaluate, wilson
-from robustreg.evaluation.results import pack, unpack
+from robustreg.evaluation.packing import pack, unpack
 from robustreg.points import FGSM, Gaussian
 
 

@@ -32,7 +32,17 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SECTIONS = ["summary", "accuracy", "curve", "terms", "validation", "examples", "cost", "reproduce"]
+SECTIONS = [
+    "summary",
+    "accuracy",
+    "curve",
+    "distances",
+    "terms",
+    "validation",
+    "examples",
+    "cost",
+    "reproduce",
+]
 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium: none of chromium, chromium-browser, google-chrome is on PATH"
@@ -78,7 +88,7 @@ def test_the_page_runs_without_errors(
     found = re.findall(r'<section id="([a-z]+)"', document)
     assert found == (SECTIONS if kind == "run" else ["summary", "leaderboard", *SECTIONS[1:]])
     canvases = re.findall(r'id="chart-[a-z0-9-]+" class="canvas', document)
-    assert len(canvases) == {"run": 6, "comparison": 8, "empty": 0}[kind]
+    assert len(canvases) == {"run": 7, "comparison": 9, "empty": 0}[kind]
     assert document.count('class="subplot xy"') == len(canvases)  # made by Plotly for each chart that it drew
     # Names are shown as they stand in what the browser made of the page, too.
     assert "<script>alert" not in document

@@ -16,7 +16,17 @@ from robustreg.report.examples import FILE as EXAMPLES
 pytest.importorskip("plotly", reason="the report needs plotly")
 pytest.importorskip("jinja2", reason="the report needs jinja2")
 
-SECTIONS = ["summary", "accuracy", "curve", "terms", "validation", "examples", "cost", "reproduce"]
+SECTIONS = [
+    "summary",
+    "accuracy",
+    "curve",
+    "distances",
+    "terms",
+    "validation",
+    "examples",
+    "cost",
+    "reproduce",
+]
 FILES = [
     "run.json",
     "recipe.yaml",
@@ -107,7 +117,15 @@ def test_a_run_has_every_section(run_folder: Path) -> None:
     assert "robustreg train recipe.yaml" in page.text
     assert len(page.images) == 8 * 4
     titles = [chart["title"] for chart in page.charts]
-    assert titles == ["Accuracy under ℓ∞ attacks", "Loss", "ce", "grad_norm", "Learning rate", ""]
+    assert titles == [
+        "Accuracy under ℓ∞ attacks",
+        "Distances in ℓ∞",
+        "Loss",
+        "ce",
+        "grad_norm",
+        "Learning rate",
+        "",
+    ]
 
 
 def test_a_comparison_has_every_section_and_a_leaderboard(make_comparison: Callable[..., Path]) -> None:
@@ -118,6 +136,34 @@ def test_a_comparison_has_every_section_and_a_leaderboard(make_comparison: Calla
     assert "2.34 ×" in page.text.replace("\u00a0", " ")
     assert len(page.images) == 8 + 3 * 2 * 8
     assert "robustreg verify penalty-0" in page.text
+
+
+def test_distances_of_a_run_have_a_line_an_attack(run_folder: Path) -> None:
+    page = Page(write_report(run_folder))
+    (chart,) = [chart for chart in page.charts if str(chart["id"]).startswith("chart-distance")]
+    fab, deepfool = chart["series"]  # type: ignore[misc]
+    assert (fab["name"], deepfool["name"]) == ("fab", "deepfool")
+    assert (fab["x"][0], fab["y"][0]) == (0.0, 39 / 40), "one of 40 is misclassified without an attack"
+    assert fab["y"][-1] == pytest.approx(1 / 40), "for one nothing was found"
+    assert fab["x"][-1] == pytest.approx(0.58 * 0.38)
+    assert "39 of 40" in page.text
+
+
+def test_distances_of_a_comparison_are_the_nearest_of_all(make_comparison: Callable[..., Path]) -> None:
+    page = Page(write_report(make_comparison(seeds=2)))
+    (chart,) = [chart for chart in page.charts if str(chart["id"]).startswith("chart-distance")]
+    plain = chart["series"][0]  # type: ignore[index]
+    assert plain["name"] == "plain"
+    assert plain["x"][-1] == pytest.approx((0.33 + 0.012) * 0.38), "of the farther seed, by the nearer attack"
+
+
+def test_classes_and_calibration(run_folder: Path, make_comparison: Callable[..., Path]) -> None:
+    text = Page(write_report(run_folder)).text
+    assert "Accuracy by class" in text
+    assert "2.3 %, mean confidence 96.1 %" in text.replace("\u00a0", " ")
+    text = Page(write_report(make_comparison(seeds=2))).text
+    assert "Worst case by class" in text
+    assert "plain: 2.3 %, 2.3 %" in text.replace("\u00a0", " ")
 
 
 def test_the_page_is_accessible(run_folder: Path, make_comparison: Callable[..., Path]) -> None:

@@ -92,6 +92,8 @@ def evaluate_run(recipe: Recipe, folder: Path, setting: Setting, *, built: Built
         evidence_dir=folder / EVIDENCE,
         curve=recipe.evaluation.curve,
         curve_samples=recipe.evaluation.curve_samples,
+        distances=built.distances,
+        distance_samples=recipe.evaluation.distance_samples,
         progress=setting.progress or None,
     )
     evaluation.save(folder / "evaluation")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,13 @@ from .checks import named_options
 from .components import Builder, Invalid
 from .networks import build_net, start_from, trained_net
 from .objective import build_objective
-from .problems import Problems
-from .schema import Recipe
+from .problems import KeyPath, Problems
+from .schema import Recipe, Spec
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from robustreg.attacks import MinimalNorm
     from robustreg.data import Splits
     from robustreg.objective import Objective
     from robustreg.points import Point
@@ -39,6 +41,7 @@ class Built:
         threat: which perturbations count.
         validation_attack: for robust accuracy on the validation split; None for clean accuracy only.
         attacks: what is measured on the test set, by name.
+        distances: attacks that look there for the nearest misclassified points, by name.
     """
 
     recipe: Recipe
@@ -48,6 +51,7 @@ class Built:
     threat: Threat
     validation_attack: Point | None
     attacks: dict[str, Point]
+    distances: dict[str, MinimalNorm]
 
 
 def build(recipe: Recipe, *, data_dir: str | PathLike[str] | None = None, other_runs: bool = True) -> Built:
@@ -76,10 +80,11 @@ def build(recipe: Recipe, *, data_dir: str | PathLike[str] | None = None, other_
         validation = recipe.validation.attack
         attack = None if validation is None else builder.attack(validation, ("validation", "attack"))
         attacks = build_attacks(recipe, builder)
+        nearest = _by_name(recipe.evaluation.distances, "distances", builder.nearest, builder)
         net = build_net(recipe, splits.train.shape, splits.train.num_classes, builder)
         if recipe.start is not None and other_runs:
             start_from(net, recipe.start, ("start",), builder)
-        built = Built(recipe, splits, net, objective, builder.threat, attack, attacks)
+        built = Built(recipe, splits, net, objective, builder.threat, attack, attacks, nearest)
     except Invalid:
         problems.raise_if_any()
         raise
@@ -88,23 +93,30 @@ def build(recipe: Recipe, *, data_dir: str | PathLike[str] | None = None, other_
 
 
 def build_attacks(recipe: Recipe, builder: Builder) -> dict[str, Point]:
-    """The evaluation's attacks by name; those of one kind are told apart by their options."""
+    """The evaluation's attacks by name."""
+    return _by_name(recipe.evaluation.attacks, "attacks", builder.attack, builder)
+
+
+def _by_name(
+    listed: list[Spec], key: str, make: Callable[[Spec, KeyPath], Any], builder: Builder
+) -> dict[str, Any]:
+    """The attacks under a key of the evaluation by name; those of one kind are told apart by their options."""
     specs = [
         {"attack": spec}
         if isinstance(spec, str)
         else {("attack" if k == "point" else k): v for k, v in spec.items()}
-        for spec in recipe.evaluation.attacks
+        for spec in listed
     ]
     often = Counter(spec.get("attack") for spec in specs)
-    found: dict[str, Point] = {}
+    found: dict[str, Any] = {}
     for index, spec in enumerate(specs):
-        point = builder.attack(spec, ("evaluation", "attacks", index))
+        point = make(spec, ("evaluation", key, index))
         name = str(spec["attack"])
         if often[name] > 1:
             options = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "attack")
             name = f"{name} {options}".rstrip()
         if name in found:
-            builder.refuse(("evaluation", "attacks", index), f"repeats {name}")
+            builder.refuse(("evaluation", key, index), f"repeats {name}")
         found[name] = point
     return found
 

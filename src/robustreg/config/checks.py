@@ -26,7 +26,7 @@ def check_components(content: dict[str, Any], problems: Problems) -> None:
     _augmentations(content.get("augment"), builder)
     for path, spec in _attacks(content):
         with suppress(Invalid):
-            builder.attack(spec, path)
+            builder.nearest(spec, path) if "distances" in path else builder.attack(spec, path)
 
 
 def _objective(section: Any, builder: Builder) -> None:
@@ -90,6 +90,7 @@ def _attacks(content: dict[str, Any]) -> list[tuple[KeyPath, Any]]:
     found: list[tuple[KeyPath, Any]] = []
     if isinstance(validation, dict) and validation.get("attack") is not None:
         found.append((("validation", "attack"), validation["attack"]))
-    if isinstance(evaluation, dict) and isinstance(evaluation.get("attacks"), list):
-        found += [(("evaluation", "attacks", i), spec) for i, spec in enumerate(evaluation["attacks"])]
+    for key in ("attacks", "distances"):
+        if isinstance(evaluation, dict) and isinstance(evaluation.get(key), list):
+            found += [(("evaluation", key, i), spec) for i, spec in enumerate(evaluation[key])]
     return [(path, spec) for path, spec in found if isinstance(spec, (str, dict))]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, UnionType
 from typing import Any, NoReturn
 
-from robustreg.registry import KINDS, UnknownName, closest, lookup, names, options_of, suggestion
+from robustreg.registry import KINDS, UnknownName, closest, components, lookup, names, options_of, suggestion
 
 from .problems import KeyPath, Problems
 
@@ -158,6 +158,16 @@ class Builder:
             self.refuse(path, f"should be an attack's name or `{{attack: name, ...}}`, but is {spec!r}")
         return self.component("point", spec[word], {k: v for k, v in spec.items() if k != word}, path)
 
+    def nearest(self, spec: str | dict[str, Any], path: KeyPath) -> Any:
+        """An attack of minimal norm, written as any attack."""
+        from robustreg.attacks import MinimalNorm
+
+        attack = self.attack(spec, path)
+        if not isinstance(attack, MinimalNorm):
+            known = sorted(name for name, made in components("point").items() if _is_a(made, MinimalNorm))
+            self.refuse(path, f"should be an attack of minimal norm ({', '.join(known)}), but is {spec!r}")
+        return attack
+
     def by_position(
         self, factory: Callable[..., Any], name: str, values: list[Any], path: KeyPath
     ) -> dict[str, Any]:
@@ -191,6 +201,10 @@ class Builder:
         except (ValueError, TypeError) as error:
             self.problems.add(path, f"is not a threat: {_sentence(error)}")
             raise Invalid from error
+
+
+def _is_a(made: Callable[..., Any], base: type) -> bool:
+    return inspect.isclass(made) and issubclass(made, base)
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:

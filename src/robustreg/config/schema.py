@@ -76,8 +76,9 @@ class Evaluation(Strict):
     """What is measured on the test set once training has ended.
 
     `samples` keeps the first so many test samples; `curve` lists the eps at which the strongest attack is
-    measured again, on `curve_samples` of them. `checkpoint: best` takes the epoch that was best on the
-    validation split, under its attack if it has one.
+    measured again, on `curve_samples` of them. `distances` lists attacks of minimal norm, which tell on
+    `distance_samples` of them how far away the nearest misclassified points are. `checkpoint: best` takes the
+    epoch that was best on the validation split, under its attack if it has one.
     """
 
     attacks: Annotated[list[Spec], Field(min_length=1)] = [
@@ -88,6 +89,8 @@ class Evaluation(Strict):
     curve: list[Annotated[float, Field(ge=0)]] = []
     samples: Annotated[int, Field(ge=1)] | None = None
     curve_samples: Annotated[int, Field(ge=1)] | None = None
+    distances: list[Spec] = []
+    distance_samples: Annotated[int, Field(ge=1)] | None = None
     checkpoint: Literal["last", "best"] = "last"
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 500

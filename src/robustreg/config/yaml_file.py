@@ -151,7 +151,7 @@ def _opened(above: str, part: str | int, value: Any) -> Any:
         return {}
     if above == "objective.terms" and isinstance(value, str):
         return {"term": value}
-    if isinstance(value, str) and (above.split(".")[-1] == "attacks" or part == "attack"):
+    if isinstance(value, str) and (above.split(".")[-1] in ("attacks", "distances") or part == "attack"):
         return {"attack": value}
     return value
 

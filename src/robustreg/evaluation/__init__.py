@@ -7,8 +7,10 @@ attack code.
 from __future__ import annotations
 
 from robustreg.evaluation.calibration import Calibration, measure_calibration
+from robustreg.evaluation.distances import Distances
 from robustreg.evaluation.hashes import data_sha256, model_sha256
 from robustreg.evaluation.intervals import Interval, wilson
+from robustreg.evaluation.per_class import ClassScore
 from robustreg.evaluation.progress import Progress
 from robustreg.evaluation.results import AttackResult, CurvePoint, Evaluation, Score
 from robustreg.evaluation.runner import EvaluationInterrupted, evaluate
@@ -18,7 +20,9 @@ from robustreg.evaluation.verifier import verify
 __all__ = [
     "AttackResult",
     "Calibration",
+    "ClassScore",
     "CurvePoint",
+    "Distances",
     "Evaluation",
     "EvaluationInterrupted",
     "Finding",

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from robustreg.evaluation.crafting import Attack, Crafter, content, problem
 from robustreg.evaluation.hashes import json_sha256
+from robustreg.evaluation.packing import pack
 from robustreg.evaluation.predict import Snapshot, correct, logits_of
 from robustreg.evaluation.progress import Progress
-from robustreg.evaluation.results import pack
 from robustreg.evaluation.samples import Samples
 from robustreg.evaluation.work import Work, WorkStore
 from robustreg.threat import Threat

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from robustreg.evaluation.crafting import COUNTED, INVALID, NO_THREAT, OTHER
+from robustreg.evaluation.distances import Distances
 from robustreg.evaluation.evidence import FORMAT, MANIFEST
-from robustreg.evaluation.results import unpack
+from robustreg.evaluation.packing import unpack
 from robustreg.files import read_json
 from robustreg.threat import Threat
 
@@ -50,6 +51,7 @@ class Claims:
     clean: Accuracy
     attacks: list[AttackClaim]
     worst_case: Accuracy | None
+    distances: list[Distances]
     manifest: dict[str, Any]
 
     def worst_case_outcomes(self) -> Tensor | None:
@@ -102,6 +104,7 @@ def _claims(values: dict[str, Any]) -> Claims:
         clean=_accuracy(values["clean"], n),
         attacks=attacks,
         worst_case=None if worst is None else _accuracy(worst, n),
+        distances=[Distances.from_dict(row, n) for row in values.get("distances", ())],
         manifest=values,
     )
 

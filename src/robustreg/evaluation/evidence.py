@@ -4,7 +4,10 @@ EVIDENCE/points.safetensors holds for each attack NAME
 
 * `NAME.points` `[K, ...]`: the points that fool the model, in the dtype in which they were found,
 * `NAME.index` `[K]`: their samples, and `NAME.label` `[K]`: the labels of those,
-* with `survivors=True` also `NAME.survivors.points` and `NAME.survivors.index`.
+* with `survivors=True` also `NAME.survivors.points` and `NAME.survivors.index`,
+
+and for each attack NAME whose distances were measured `distance NAME.points`, `.index` and `.label`: the nearest
+misclassified points.
 
 EVIDENCE/manifest.json holds versions, the hashes of model, data and points, threat, seed, the attacks, the
 outcome of every sample (base64, one bit a sample), counts and accuracies.
@@ -23,7 +26,7 @@ from torch import Tensor
 
 import robustreg
 from robustreg.evaluation.crafting import INVALID
-from robustreg.evaluation.results import AttackResult, Evaluation
+from robustreg.evaluation.results import Evaluation
 from robustreg.evaluation.samples import Samples
 from robustreg.evaluation.work import Work, joined, write_tensors_atomic
 from robustreg.files import sha256_file, write_json_atomic
@@ -45,26 +48,28 @@ def write_evidence(
     # A stop between the two files must leave no manifest that speaks of other points.
     manifest.unlink(missing_ok=True)
     tensors: dict[str, Tensor] = {}
+    # Points of an attack that broke its threat prove nothing.
     for result in evaluation.attacks:
-        tensors.update(_points(result, works[result.name], samples))
+        if result.status != INVALID:
+            tensors.update(_points(result.name, works[result.name], samples))
+    for distances in evaluation.distances:
+        if distances.problem is None:
+            tensors.update(_points(distances.stage, works[distances.stage], samples))
     write_tensors_atomic(folder / POINTS, tensors, {"format": f"robustreg evidence {FORMAT}"})
     write_json_atomic(manifest, _manifest(folder, evaluation, tensors, samples, fingerprint))
 
 
-def _points(result: AttackResult, work: Work, samples: Samples) -> dict[str, Tensor]:
-    # Points of an attack that broke its threat prove nothing.
-    if result.status == INVALID:
-        return {}
+def _points(name: str, work: Work, samples: Samples) -> dict[str, Tensor]:
     index, points = joined(work.fooled, samples.x)
     tensors = {
-        f"{result.name}.points": points,
-        f"{result.name}.index": index,
-        f"{result.name}.label": samples.y.cpu()[index],
+        f"{name}.points": points,
+        f"{name}.index": index,
+        f"{name}.label": samples.y.cpu()[index],
     }
     if work.survivors:
         kept_index, kept = joined(work.survivors, samples.x)
-        tensors[f"{result.name}.survivors.points"] = kept
-        tensors[f"{result.name}.survivors.index"] = kept_index
+        tensors[f"{name}.survivors.points"] = kept
+        tensors[f"{name}.survivors.index"] = kept_index
     return tensors
 
 
@@ -76,9 +81,11 @@ def _manifest(
     fingerprint: dict[str, str],
 ) -> dict[str, Any]:
     claims = evaluation.to_dict()
-    # Not a claim about points: the curve and the calibration come without evidence.
-    for key in ("format", "complete", "curve", "calibration"):
+    # Not claims about points: curve and calibration come without evidence, classes follow from the outcomes.
+    for key in ("format", "complete", "curve", "calibration", "per_class"):
         del claims[key]
+    for row in claims["distances"]:
+        del row["seconds"]
     for row, result in zip(claims["attacks"], evaluation.attacks, strict=True):
         del row["seconds"]
         row["fooled"] = int(result.fooled.sum())

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from robustreg.evaluation import distances, per_class
 from robustreg.evaluation.calibration import Calibration
 from robustreg.evaluation.crafting import COUNTED, INVALID, OTHER
+from robustreg.evaluation.distances import Distances
 from robustreg.evaluation.intervals import wilson
+from robustreg.evaluation.packing import fractions, pack, unpack
+from robustreg.evaluation.per_class import ClassScore
 from robustreg.files import PathLike, read_json, write_json_atomic
 from robustreg.threat import Threat
 
@@ -161,6 +161,8 @@ class Evaluation:
         attacks: one result an attack, in the order given.
         curve: robust accuracy of one attack over eps, as measured.
         calibration: calibration of the clean predictions.
+        per_class: clean accuracy and worst case of each class that occurs.
+        distances: how far away the nearest misclassified points are, one distribution an attack.
         sequential: each attack ran only on the samples still standing.
         complete: False when the run was interrupted and attacks or the curve are missing.
     """
@@ -172,6 +174,8 @@ class Evaluation:
     attacks: list[AttackResult]
     curve: list[CurvePoint] = field(default_factory=list)
     calibration: Calibration | None = None
+    per_class: list[ClassScore] = field(default_factory=list)
+    distances: list[Distances] = field(default_factory=list)
     sequential: bool = False
     complete: bool = True
 
@@ -204,6 +208,9 @@ class Evaluation:
         """Return what a reader of the numbers must know, one sentence each."""
         notes = [f"{r.name} is not counted: {r.problem}" for r in self.attacks if r.status == INVALID]
         notes += [f"curve at eps {c.eps:g}: {c.problem}" for c in self.curve if c.problem]
+        notes += [
+            f"the distances of {d.name} prove nothing: {d.problem}" for d in self.distances if d.problem
+        ]
         if self.clean.correct == 0:
             notes.append("The model classifies no sample right, so there was nothing to attack.")
         if not self.counted:
@@ -235,7 +242,11 @@ class Evaluation:
         for name, *numbers, remark in rows:
             cells = [c.rjust(w) for c, w in zip(numbers, widths[1:], strict=True)]
             lines.append("  ".join([name.ljust(widths[0]), *cells, remark]).rstrip())
-        return "\n".join([*lines, *self.notes()])
+        return "\n".join([*lines, *distances.table(self.distances), *self.notes()])
+
+    def class_table(self) -> str:
+        """Return clean accuracy and worst case of each class as an aligned plain-text table, in percent."""
+        return per_class.table(self.per_class)
 
     def __str__(self) -> str:
         return self.table()
@@ -255,6 +266,8 @@ class Evaluation:
             "worst_case": None if worst is None else worst.to_dict(),
             "curve": [point.to_dict() for point in self.curve],
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
+            "per_class": [score.to_dict() for score in self.per_class],
+            "distances": [one.to_dict() for one in self.distances],
         }
 
     @classmethod
@@ -277,6 +290,9 @@ class Evaluation:
                 attacks=[AttackResult.from_dict(row, n) for row in values["attacks"]],
                 curve=[CurvePoint.from_dict(row) for row in values["curve"]],
                 calibration=None if calibrated is None else Calibration.from_dict(calibrated),
+                # Files of before these were measured are read as well.
+                per_class=[ClassScore.from_dict(row) for row in values.get("per_class", ())],
+                distances=[Distances.from_dict(row, n) for row in values.get("distances", ())],
                 sequential=bool(values["sequential"]),
                 complete=bool(values["complete"]),
             )
@@ -314,35 +330,6 @@ def worst_case(clean: Tensor, counted: list[AttackResult]) -> Tensor:
     for result in counted:
         standing &= result.score.outcomes
     return standing
-
-
-def fractions(correct: int, n: int) -> dict[str, float]:
-    """Return accuracy and its 95 % Wilson interval as evaluation.json has them."""
-    interval = wilson(correct, n)
-    return {"accuracy": correct / n, "low": interval.low, "high": interval.high}
-
-
-def pack(mask: Tensor) -> str:
-    """Write a bool mask `[N]` as base64, eight samples a byte, the first sample in the highest bit."""
-    return base64.b64encode(np.packbits(mask.cpu().numpy()).tobytes()).decode("ascii")
-
-
-def unpack(text: str, n: int) -> Tensor:
-    """Read a bool mask `[n]` that `pack` wrote.
-
-    Raises:
-        ValueError: when the text is not base64 of exactly n bits.
-    """
-    if not isinstance(text, str):
-        raise ValueError(f"a mask must be base64 text, got {type(text).__name__}")
-    try:
-        data = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"a mask is not base64: {error}") from error
-    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8))
-    if len(data) != (n + 7) // 8 or bits[n:].any():
-        raise ValueError(f"a mask holds {len(data)} bytes, which is not one bit for each of {n} samples")
-    return torch.tensor(bits[:n].astype(bool))
 
 
 def _row(name: str, score: Score, seconds: str = "", remark: str = "") -> tuple[str, str, str, str, str]:

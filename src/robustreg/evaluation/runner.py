@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustreg.attacks import MinimalNorm
 from robustreg.evaluation.attack_run import Setting, run_attack
 from robustreg.evaluation.calibration import Calibration, measure_calibration
 from robustreg.evaluation.crafting import (
@@ -23,8 +24,17 @@ from robustreg.evaluation.crafting import (
     own_threat,
     role,
 )
+from robustreg.evaluation.distances import (
+    Distances,
+    Nearest,
+    anywhere,
+    distances_of,
+    nearest_attacks,
+    stage_of,
+)
 from robustreg.evaluation.evidence import write_evidence
 from robustreg.evaluation.hashes import data_sha256, model_sha256
+from robustreg.evaluation.per_class import class_scores
 from robustreg.evaluation.predict import (
     Snapshot,
     as_found,
@@ -35,7 +45,7 @@ from robustreg.evaluation.predict import (
     warn_if_probabilities,
 )
 from robustreg.evaluation.progress import Progress, reporter
-from robustreg.evaluation.results import AttackResult, CurvePoint, Evaluation, Score
+from robustreg.evaluation.results import AttackResult, CurvePoint, Evaluation, Score, worst_case
 from robustreg.evaluation.samples import check_labels, gather
 from robustreg.evaluation.work import Work, WorkStore
 from robustreg.files import PathLike
@@ -66,6 +76,8 @@ def evaluate(
     curve: Sequence[float] | None = None,
     curve_attack: str | None = None,
     curve_samples: int | None = None,
+    distances: Mapping[str, MinimalNorm] | Iterable[MinimalNorm] | MinimalNorm | None = None,
+    distance_samples: int | None = None,
     progress: bool | Callable[[Progress], object] | None = None,
 ) -> Evaluation:
     """Measure clean and robust accuracy, sample by sample.
@@ -96,6 +108,9 @@ def evaluate(
         curve: values of eps at which to measure one attack.
         curve_attack: its name; by default the counted attack with the lowest accuracy that has other eps.
         curve_samples: how many samples, drawn by `seed`, to measure the curve on; all by default.
+        distances: attacks of minimal norm (`FAB`, `DeepFool`, `CarliniWagner`) that tell how far away the nearest
+            misclassified point of each sample is; only the norm and the box of their threats count.
+        distance_samples: how many samples, drawn by `seed`, to measure distances on; all by default.
         progress: True for bars with the time left, or a function called with a `Progress` after every batch.
 
     Returns:
@@ -116,6 +131,8 @@ def evaluate(
     given = named(attacks)
     roles = {name: role(attack, threat, samples.x) for name, attack in given.items()}
     _check_curve(given, roles, curve, curve_attack, curve_samples, len(samples))
+    nearest = nearest_attacks(distances)
+    _check_distances(nearest, given, distance_samples, samples.x)
     where = torch.device(device) if device is not None else model_device(model)
     folder = None if evidence_dir is None else Path(evidence_dir)
     # Known only now that all options are: hashing takes a pass over weights and data.
@@ -141,6 +158,7 @@ def evaluate(
             run.clean()
             run.attack_all()
             run.measure_curve(curve or (), curve_attack, curve_samples)
+            run.measure_distances(nearest, distance_samples)
         except KeyboardInterrupt as interrupt:
             raise EvaluationInterrupted(
                 run.where_it_stopped(folder), run.result(complete=False)
@@ -170,6 +188,7 @@ class _Run:
         self._calibration: Calibration | None = None
         self._results: list[AttackResult] = []
         self._curve: list[CurvePoint] = []
+        self._distances: list[Distances] = []
         self.works: dict[str, Work] = {}
 
     def clean(self) -> None:
@@ -238,10 +257,28 @@ class _Run:
             right = int((work.standing & chosen).sum())
             self._curve.append(CurvePoint(float(eps), name, right, int(chosen.sum()), work.problem))
 
+    def measure_distances(self, attacks: Mapping[str, MinimalNorm], count: int | None) -> None:
+        """Look how far away the nearest misclassified points are; an attack's points are kept as those of any."""
+        assert self._right is not None  # clean() comes first
+        chosen = self._subset(count)
+        for name, attack in attacks.items():
+            stage, threat = stage_of(name), anywhere(attack.threat)
+            work = run_attack(
+                self._setting, stage, Nearest(attack), threat, chosen & self._right, stage=stage
+            )
+            if work.problem:
+                warnings.warn(f"the distances of {name!r} prove nothing: {work.problem}", stacklevel=3)
+            values = distances_of(work, chosen, threat, self._setting.samples)
+            text = describe(attack)
+            self.works[stage] = work
+            self._distances.append(Distances(name, text, threat, chosen, values, work.seconds, work.problem))
+
     def result(self, complete: bool) -> Evaluation | None:
         """Return what is known so far; None before the clean samples are classified."""
         if self._right is None:
             return None
+        counted = [result for result in self._results if result.status == COUNTED]
+        standing = worst_case(self._right, counted) if counted else None
         return Evaluation(
             n=len(self._right),
             seed=self._setting.seed,
@@ -250,6 +287,8 @@ class _Run:
             attacks=list(self._results),
             curve=list(self._curve),
             calibration=self._calibration,
+            per_class=class_scores(self._setting.samples.y.cpu(), self._right, standing),
+            distances=list(self._distances),
             sequential=self._sequential,
             complete=complete,
         )
@@ -320,3 +359,16 @@ def _check_curve(
         raise ValueError(
             "a curve over eps needs an attack with a threat inside the evaluation's, such as PGD"
         )
+
+
+def _check_distances(
+    nearest: Mapping[str, MinimalNorm], attacks: Mapping[str, Attack], count: int | None, x: Tensor
+) -> None:
+    if count is not None and count < 1:
+        raise ValueError(f"distance_samples must be at least 1, got {count}")
+    for name, attack in nearest.items():
+        if stage_of(name) in attacks:
+            raise ValueError(
+                f"an attack may not be named {stage_of(name)!r}: distances by {name!r} go by that"
+            )
+        attack.threat.check_input(x)

@@ -12,7 +12,8 @@ class Finding:
     """One failed check.
 
     Attributes:
-        check: what was checked: "files", "hashes", "clean", "points", "outcomes", "accuracy" or "summary".
+        check: what was checked: "files", "hashes", "clean", "points", "distances", "outcomes", "accuracy" or
+            "summary".
         attack: the attack concerned, None for the whole evaluation.
         sample: the first sample concerned, None where it is not about samples.
         message: one sentence.

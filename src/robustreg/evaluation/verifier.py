@@ -7,8 +7,6 @@ wrong, and that all accuracies follow. What cannot: that a stronger attack would
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +16,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robustreg.evaluation.claims import Accuracy, AttackClaim, Claims, read_claims
-from robustreg.evaluation.crafting import INVALID, problem
+from robustreg.evaluation.crafting import INVALID
+from robustreg.evaluation.distances import Distances
 from robustreg.evaluation.evidence import MANIFEST, POINTS
 from robustreg.evaluation.hashes import data_sha256, model_sha256
+from robustreg.evaluation.packing import fractions
+from robustreg.evaluation.per_class import class_scores
+from robustreg.evaluation.point_checks import Predictor, check_inside, check_predictions, stored_points
 from robustreg.evaluation.predict import as_found, correct, logits_of, model_device
-from robustreg.evaluation.results import FILE, fractions
+from robustreg.evaluation.results import FILE
 from robustreg.evaluation.samples import Samples, gather
 from robustreg.evaluation.verification import Verification
 from robustreg.files import PathLike, read_json, sha256_file
-
-# Another machine or batch size adds in another order, so logits move by some roundings of what is added up. Its size
-# is read off the clean logits: those of a point on the boundary of two classes may cancel to nothing.
-NOISE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 3e-2}
-
-
-@dataclass
-class _Predictor:
-    """The model under test: `logits` of inputs `[K, ...]`, and the gap below which two of them are as good as equal."""
-
-    logits: Callable[[Tensor], Tensor]
-    noise: float | None
-    gap: float = 0.0
-
-    def learn_gap(self, clean: Tensor) -> None:
-        """Set the gap from the clean logits `[N, C]`."""
-        relative = NOISE.get(clean.dtype, 1e-4) if self.noise is None else self.noise
-        finite = torch.where(clean.isfinite(), clean.double().abs(), 0.0)
-        self.gap = relative * float(finite.amax(dim=1).mean())
-
-    def too_close(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Tell where label and best other class are within the gap, `[B]` bool."""
-        values = logits.double()
-        label = values.gather(1, y[:, None]).squeeze(1)
-        other = values.scatter(1, y[:, None], -math.inf).amax(dim=1)
-        return (label - other).abs() <= self.gap
 
 
 def verify(
@@ -68,7 +44,8 @@ def verify(
     Checks the hashes of model, data and points; that every stored point is finite, inside ball and box, of
     the right sample and label, and misclassified; that exactly the samples recorded as fooled have a point;
     that the clean outcomes are the model's; that worst case and accuracies follow from the outcomes; and that
-    an evaluation.json in the folder above says the same. A prediction that hangs on a gap between two logits
+    an evaluation.json in the folder above says the same, of the classes too. Where distances were measured, every one
+    must be that of a stored misclassified point. A prediction that hangs on a gap between two logits
     below floating-point noise between machines fails nothing; such predictions are counted as undecided.
 
     Args:
@@ -104,7 +81,7 @@ def verify(
     def predict(x: Tensor) -> Tensor:
         return torch.cat([logits_of(model, part.to(where)).cpu() for part in torch.split(x, batch_size)])
 
-    predictor = _Predictor(predict, noise)
+    predictor = Predictor(predict, noise)
     with as_found(model, where):
         _check_clean(found, claims, samples, predictor)
         _check_outcomes(found, claims)
@@ -115,7 +92,12 @@ def verify(
                 )
             elif tensors is not None:
                 _check_points(found, claim, tensors, samples, predictor)
-    _check_summary(found, claims, folder.parent / FILE)
+        for distances in claims.distances:
+            if distances.problem is not None:
+                found.notes.append(f"The distances of {distances.name} prove nothing: {distances.problem}.")
+            elif tensors is not None:
+                _check_distances(found, distances, claims, tensors, samples, predictor)
+    _check_summary(found, claims, samples, folder.parent / FILE)
     if found.undecided:
         found.notes.append(
             f"{found.undecided} predictions have two logits closer than floating-point noise between "
@@ -145,7 +127,7 @@ def _read_points(found: Verification, file: Path, claims: Claims) -> dict[str, T
         return None
 
 
-def _check_clean(found: Verification, claims: Claims, samples: Samples, model: _Predictor) -> None:
+def _check_clean(found: Verification, claims: Claims, samples: Samples, model: Predictor) -> None:
     logits, y = model.logits(samples.x), samples.y.cpu()
     model.learn_gap(logits)
     differ = correct(logits, y) != claims.clean.outcomes
@@ -192,10 +174,10 @@ def _check_accuracy(
 
 
 def _check_points(
-    found: Verification, claim: AttackClaim, tensors: dict[str, Tensor], samples: Samples, model: _Predictor
+    found: Verification, claim: AttackClaim, tensors: dict[str, Tensor], samples: Samples, model: Predictor
 ) -> None:
     name, fooled = claim.name, claim.attacked & ~claim.score.outcomes
-    stored = _stored(found, tensors, name, samples, ("points", "index", "label"))
+    stored = stored_points(found, tensors, name, samples, ("points", "index", "label"))
     if stored is None:
         return
     points, index, label = stored
@@ -206,77 +188,52 @@ def _check_points(
     found.fail_where(
         label != samples.y.cpu()[index], "points", "has another label than in the data", name, index
     )
-    _check_inside(found, claim, points, index, samples)
-    _check_predictions(found, name, points, index, samples, model, fooled=True)
+    check_inside(found, name, claim.threat, points, index, samples)
+    check_predictions(found, name, points, index, samples, model, fooled=True)
     found.points_checked += len(index)
     if f"{name}.survivors.points" in tensors:
-        kept = _stored(found, tensors, name, samples, ("survivors.points", "survivors.index"))
+        kept = stored_points(found, tensors, name, samples, ("survivors.points", "survivors.index"))
         if kept is not None:
-            _check_inside(found, claim, kept[0], kept[1], samples)
-            _check_predictions(found, name, kept[0], kept[1], samples, model, fooled=False)
+            check_inside(found, name, claim.threat, kept[0], kept[1], samples)
+            check_predictions(found, name, kept[0], kept[1], samples, model, fooled=False)
 
 
-def _stored(
-    found: Verification, tensors: dict[str, Tensor], name: str, samples: Samples, parts: tuple[str, ...]
-) -> list[Tensor] | None:
-    """Return the attack's tensors, points first, then their samples; None when they are malformed."""
-    kept = [tensors[f"{name}.{part}"] for part in parts if f"{name}.{part}" in tensors]
-    if len(kept) != len(parts):
-        missing = next(part for part in parts if f"{name}.{part}" not in tensors)
-        found.fail("points", f"{POINTS} has no tensor {name}.{missing}", name)
-        return None
-    points, *numbers = kept
-    shape = [len(points), *samples.x.shape[1:]] if points.ndim else []
-    if list(points.shape) != shape or points.dtype != samples.x.dtype:
-        got = f"{list(points.shape)} {points.dtype}"
-        found.fail(
-            "points", f"its points are {got}, the data {list(samples.x.shape)} {samples.x.dtype}", name
-        )
-        return None
-    if any(list(t.shape) != [len(points)] or t.dtype != torch.int64 for t in numbers):
-        found.fail("points", "its points, sample numbers and labels do not belong together", name)
-        return None
-    index = numbers[0]
-    in_range = (index >= 0) & (index < len(samples))
-    if not bool(in_range.all()) or len(torch.unique(index)) != len(index):
-        found.fail("points", "its points are of samples that do not exist, or of one sample twice", name)
-        return None
-    return kept
-
-
-def _check_inside(
-    found: Verification, claim: AttackClaim, points: Tensor, index: Tensor, samples: Samples
-) -> None:
-    x = samples.x.cpu()[index]
-    # The first bad point only, with its distance; which others are bad is of no more use.
-    if len(points) and (bad := problem(points, x, claim.threat)) is not None:
-        row, what = bad
-        sample = int(index[row])
-        found.fail("points", f"the point of sample {sample} {what}", claim.name, sample)
-
-
-def _check_predictions(
+def _check_distances(
     found: Verification,
-    name: str,
-    points: Tensor,
-    index: Tensor,
+    claim: Distances,
+    claims: Claims,
+    tensors: dict[str, Tensor],
     samples: Samples,
-    model: _Predictor,
-    fooled: bool,
+    model: Predictor,
 ) -> None:
-    if not len(points):
+    """Check that every finite distance is that of a misclassified point, and that quantiles follow."""
+    name = claim.stage
+    stored = stored_points(found, tensors, name, samples, ("points", "index", "label"))
+    if stored is None:
         return
-    logits, y = model.logits(points), samples.y.cpu()[index]
-    against = correct(logits, y) == fooled
-    undecided = against & model.too_close(logits, y)
-    found.undecided += int(undecided.sum())
-    what = (
-        "has a point that the model classifies right" if fooled else "is right, but its point fools the model"
-    )
-    found.fail_where(against & ~undecided, "points", what, name, index)
+    points, index, label = stored
+    y, x = samples.y.cpu()[index], samples.x.cpu()[index]
+    found.fail_where(label != y, "points", "has another label than in the data", name, index)
+    check_inside(found, name, claim.threat, points, index, samples)
+    check_predictions(found, name, points, index, samples, model, fooled=True)
+    found.points_checked += len(index)
+    measured = torch.zeros(len(samples), dtype=torch.float64)
+    measured[claims.clean.outcomes] = math.inf
+    measured[index] = claim.threat.length(points.double() - x.double())
+    recorded = torch.full_like(measured, math.nan)
+    recorded[claim.chosen] = claim.values
+    # Seven digits are recorded; an infinite distance equals itself.
+    same = (measured == recorded) | ((measured - recorded).abs() <= 1e-6 * recorded + 1e-12)
+    what = "is recorded at another distance than its point is at"
+    found.fail_where(claim.chosen & ~same, "distances", what, name)
+    row = next(row for row in claims.manifest["distances"] if row["name"] == claim.name)
+    follows = claim.to_dict()
+    differ = [key for key in ("n", "found", "median", "low", "high", "quantiles") if row[key] != follows[key]]
+    if differ:
+        found.fail("distances", f"{', '.join(differ)} do not follow from the distances", name)
 
 
-def _check_summary(found: Verification, claims: Claims, file: Path) -> None:
+def _check_summary(found: Verification, claims: Claims, samples: Samples, file: Path) -> None:
     """Check that the evaluation.json above the evidence, which is what people read, says the same."""
     if not file.is_file():
         return
@@ -290,6 +247,12 @@ def _check_summary(found: Verification, claims: Claims, file: Path) -> None:
         differ += [name for name, row in recorded.items() if not _agree(rows.get(name), row)]
         if rows.keys() != recorded.keys():
             differ.append("the list of attacks")
+        measured = [{k: v for k, v in row.items() if k != "seconds"} for row in values.get("distances", ())]
+        if measured != manifest.get("distances", []):
+            differ.append("distances")
+        scores = class_scores(samples.y.cpu(), claims.clean.outcomes, claims.worst_case_outcomes())
+        if values.get("per_class") not in (None, [score.to_dict() for score in scores]):
+            differ.append("per_class")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         found.fail("summary", f"{file} is damaged: {type(error).__name__} {error}")
         return

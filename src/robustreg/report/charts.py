@@ -12,7 +12,7 @@ from typing import Any
 
 from robustreg.report.aggregate import Curve, Group, curves_by_norm
 from robustreg.report.formatting import points
-from robustreg.report.reading import Columns
+from robustreg.report.reading import Columns, Run
 
 Chart = dict[str, Any]
 
@@ -38,6 +38,59 @@ def robustness_charts(groups: Sequence[Group]) -> list[Chart]:
         }
         for i, (norm, curves) in enumerate(curves_by_norm(groups).items())
     ]
+
+
+def distance_charts(groups: Sequence[Group]) -> list[Chart]:
+    """The share of samples without a misclassified point within a distance, one chart for each norm.
+
+    For one run there is a line for each attack; for several a line for each group, of the nearest point that any of
+    its attacks found for a sample, over all seeds.
+    """
+    alone = len(groups) == 1 and len(groups[0].runs) == 1
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for index, group in enumerate(groups):
+        listed = [
+            one for run in group.runs if run.evaluation for one in run.evaluation.distances if not one.problem
+        ]
+        for norm in dict.fromkeys(one.norm for one in listed):
+            named: list[tuple[dict[str, Any], Sequence[float]]]
+            own = [one for one in listed if one.norm == norm]
+            if alone:
+                named = [(_line(place, one.name), one.values) for place, one in enumerate(own)]
+            else:
+                named = [
+                    (_line(index, group.name), [value for run in group.runs for value in nearest(run, norm)])
+                ]
+            lines.setdefault(norm, []).extend({**line, **_standing(values)} for line, values in named)
+    return [
+        {
+            "id": f"chart-distance-{i}",
+            "title": f"Distances in {norm}" if norm else "",
+            "x": {"title": f"Distance ({norm})" if norm else "Distance", "zero": True},
+            "y": {"title": "Share further away", "percent": True, "range": [0.0, 1.01]},
+            "height": 320,
+            "series": drawn,
+        }
+        for i, (norm, drawn) in enumerate(lines.items())
+    ]
+
+
+def nearest(run: Run, norm: str) -> list[float]:
+    """A run's distances in a norm: for each sample the smallest that any attack on the same samples found."""
+    listed = run.evaluation.distances if run.evaluation else ()
+    own = [one for one in listed if one.norm == norm and not one.problem]
+    same = [one for one in own if (one.samples, len(one.values)) == (own[0].samples, len(own[0].values))]
+    return [min(values) for values in zip(*(one.values for one in same), strict=True)]
+
+
+def _standing(values: Sequence[float]) -> dict[str, Any]:
+    """The points of the falling line: at each distance the share of values above it."""
+    finite = sorted(value for value in values if math.isfinite(value) and value > 0)
+    zero = sum(value == 0 for value in values)
+    step = max(1, math.ceil(len(finite) / _BINS))
+    shown = sorted({*range(step - 1, len(finite), step), *([len(finite) - 1] if finite else [])})
+    at = [(0.0, 1 - zero / len(values)), *((finite[i], 1 - (zero + i + 1) / len(values)) for i in shown)]
+    return {"x": [x for x, _ in at], "y": [y for _, y in at]}
 
 
 def training_charts(groups: Sequence[Group]) -> list[Chart]:

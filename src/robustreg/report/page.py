@@ -61,6 +61,7 @@ def _context(title: str, runs: Sequence[Run], problems: Sequence[str], compared:
     groups = group_by_name(runs)
     drawn = {
         "curve": charts.robustness_charts(groups),
+        "distances": charts.distance_charts(groups),
         "terms": charts.training_charts(groups),
         "validation": charts.validation_charts(groups),
     }
@@ -76,6 +77,9 @@ def _context(title: str, runs: Sequence[Run], problems: Sequence[str], compared:
         "legends": {key: charts.legend(figures) for key, figures in drawn.items()},
         "curve_tables": sections.curve_tables(groups),
         "curve_notes": sections.curve_notes(groups),
+        "classes": sections.classes(groups, compared) if groups else None,
+        "calibration": sections.calibration(groups, compared),
+        "distances": sections.distances(groups),
         "examples": sections.examples(groups, compared),
         "cost": sections.cost(groups),
         "reproduce": sections.reproduce(groups, compared),

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robustreg.report.formatting import integer, number, threat_name
+from robustreg.report.formatting import integer, norm_name, number, threat_name
 
 Columns = dict[str, list[float | None]]
 
@@ -57,6 +58,36 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class ClassScore:
+    """Clean accuracy and worst case of one class of `n` samples."""
+
+    label: str
+    n: int | None
+    clean: Score | None
+    worst: Score | None
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far away one attack found the nearest misclassified points, sample by sample.
+
+    `values` are in the order of the samples, infinite where nothing was found; `samples` says which they are. `low`
+    and `high` are the interval of the median, None for an end that is not known.
+    """
+
+    name: str
+    norm: str
+    values: tuple[float, ...]
+    samples: str
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+    quantiles: Mapping[str, float | None] = field(default_factory=dict)
+    seconds: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """evaluation.json, as far as it could be read."""
 
@@ -67,6 +98,10 @@ class Evaluation:
     attacks: tuple[AttackScore, ...] = ()
     worst: Score | None = None
     curve: tuple[CurvePoint, ...] = ()
+    classes: tuple[ClassScore, ...] = ()
+    distances: tuple[Distances, ...] = ()
+    ece: float | None = None
+    confidence: float | None = None
     sequential: bool = False
     complete: bool = True
 
@@ -179,6 +214,9 @@ def parse_evaluation(data: Mapping[str, Any]) -> Evaluation:
     threat = data.get("threat")
     attacks = [_parse_attack(entry, threat) for entry in _objects(data.get("attacks"))]
     curve = [_parse_point(entry) for entry in _objects(data.get("curve"))]
+    distances = [_parse_distances(entry) for entry in _objects(data.get("distances"))]
+    calibration = data.get("calibration")
+    calibration = calibration if isinstance(calibration, Mapping) else {}
     return Evaluation(
         n=integer(data.get("n")),
         seed=integer(data.get("seed")),
@@ -187,6 +225,10 @@ def parse_evaluation(data: Mapping[str, Any]) -> Evaluation:
         attacks=tuple(attack for attack in attacks if attack is not None),
         worst=_parse_score(data.get("worst_case")),
         curve=tuple(point for point in curve if point is not None),
+        classes=tuple(_parse_class(entry) for entry in _objects(data.get("per_class"))),
+        distances=tuple(one for one in distances if one is not None),
+        ece=number(calibration.get("ece")),
+        confidence=number(calibration.get("confidence")),
         sequential=data.get("sequential") is True,
         complete=data.get("complete") is not False,
     )
@@ -216,6 +258,36 @@ def _parse_point(entry: Mapping[str, Any]) -> CurvePoint | None:
         return None
     attack, problem = str(entry.get("attack") or ""), str(entry.get("problem") or "")
     return CurvePoint(eps, attack, score, integer(entry.get("n")), problem)
+
+
+def _parse_class(entry: Mapping[str, Any]) -> ClassScore:
+    return ClassScore(
+        label=str(entry.get("label", "")),
+        n=integer(entry.get("n")),
+        clean=_parse_score(entry.get("clean")),
+        worst=_parse_score(entry.get("worst_case")),
+    )
+
+
+def _parse_distances(entry: Mapping[str, Any]) -> Distances | None:
+    listed, threat, quantiles = entry.get("distances"), entry.get("threat"), entry.get("quantiles")
+    if not isinstance(listed, list) or not listed:
+        return None
+    values = [math.inf if value is None else number(value) for value in listed]
+    return Distances(
+        name=str(entry.get("name") or "unnamed attack"),
+        norm=norm_name(threat.get("norm")) if isinstance(threat, Mapping) else "",
+        values=tuple(value for value in values if value is not None),
+        samples=str(entry.get("samples")),
+        median=number(entry.get("median")),
+        low=number(entry.get("low")),
+        high=number(entry.get("high")),
+        quantiles={key: number(value) for key, value in quantiles.items()}
+        if isinstance(quantiles, dict)
+        else {},
+        seconds=number(entry.get("seconds")),
+        problem=str(entry.get("problem") or ""),
+    )
 
 
 def _parse_score(entry: Any) -> Score | None:
