@@ -345,6 +345,27 @@ def test_a_violated_claim_is_an_exit_code(
     assert "1 violated" in capsys.readouterr().out
 
 
+def test_connections_of_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    quick = [*QUICK[:-1], "evaluation.curve=[]"]
+    assert run("compare", "plain", "gradient_l2", *quick, "--out", "cmp", "--jobs", "1", "--no-progress") == 0
+    capsys.readouterr()
+    assert run("connections", "cmp", "--samples", "20") == 0
+    out = capsys.readouterr().out
+    assert "Rank correlation of each functional" in out
+    result = json.loads(Path("cmp/connections.json").read_text())
+    assert result["regularisers"] == ["plain", "gradient_l2"]
+    assert result["log10_ratios"]["plain"]["jacobian"][0] == 0.0
+    assert Path("cmp/connections.html").stat().st_size > 10_000
+    kept = Path("cmp/plain-s0/functionals.json")
+    before = kept.stat().st_mtime_ns
+    assert run("connections", "cmp", "--samples", "20", "--baseline", "gradient_l2") == 0
+    assert kept.stat().st_mtime_ns == before  # measured once
+    assert run("connections", "cmp", "--baseline", "none") == 2
+    assert "has no evaluated run named 'none'; --baseline is one of plain, gradient_l2" in said(capsys)
+    assert run("connections", "cmp", "--claims", "I1") == 2
+    assert "--claims are checked on one run" in said(capsys)
+
+
 def test_verify_without_evidence(tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "recipe.yaml").write_text((trained / "recipe.yaml").read_text())

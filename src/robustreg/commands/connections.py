@@ -1,4 +1,4 @@
-"""`robustreg connections`: the theory of the regularisers, checked on a trained run."""
+"""`robustreg connections`: the theory of the regularisers, checked on a trained run, or measured on a comparison."""
 
 from __future__ import annotations
 
@@ -13,15 +13,27 @@ from .terminal import UsageError, console, print_table
 if TYPE_CHECKING:
     from robustreg.connections import Case, Claim
 
+    from .workflow import Setting
+
 FILE, PAGE = "connections.json", "connections.html"
+SAMPLES = 16
 LARGEST = 4 << 30  # bytes of a Hessian for every sample, in float64
 
 
 def connections(
-    run: options.RunFolder,
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="RUN_OR_COMPARISON", help="A run or comparison folder.", show_default=False),
+    ],
     samples: Annotated[
-        int, typer.Option("--samples", min=1, help="Test samples, the first ones. Each has a Hessian.")
-    ] = 16,
+        int | None,
+        typer.Option(
+            "--samples",
+            min=1,
+            help="Test samples, the first ones: 16 of a run, of which each has a Hessian; all for a comparison.",
+            show_default=False,
+        ),
+    ] = None,
     claims: Annotated[
         str | None,
         typer.Option("--claims", metavar="I1,B4", help="These claims only.", show_default=False),
@@ -35,8 +47,15 @@ def connections(
             "--distances", min=0, help="Bound so many samples' distance to the decision boundary; 0 for none."
         ),
     ] = 8,
+    baseline: Annotated[
+        str,
+        typer.Option(
+            "--baseline", metavar="NAME", help="Of a comparison: the runs that others are set against."
+        ),
+    ] = "plain",
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write into; RUN by default.", show_default=False)
+        Path | None,
+        typer.Option("--out", help="Folder to write into; FOLDER by default.", show_default=False),
     ] = None,
     data_dir: options.DataDir = None,
     imports: options.Imports = None,
@@ -45,16 +64,42 @@ def connections(
 ) -> None:
     """Check identities and bounds between regularisers on a run's network, with conditions that are measured.
 
+    Of a comparison, measure what every regulariser penalises on every run's network, and how that ranks their
+    robust accuracy.
+
     Writes connections.json and, where the report's packages are installed, connections.html. The exit code is 1
     if a claim is violated on samples that meet its conditions.
     """
+    from robustreg.report.reading import is_comparison
+
+    from . import matrix, workflow
+
+    setting = workflow.Setting(data_dir, device, threads)
+    if is_comparison(folder):
+        if claims is not None:
+            raise UsageError(f"--claims are checked on one run, but {folder} is a comparison")
+        matrix.measure_comparison(folder, folder if out is None else out, setting, samples, baseline, imports)
+        return
+    _check_run(folder, samples or SAMPLES, claims, radius, distances, out, setting, imports)
+
+
+def _check_run(
+    run: Path,
+    samples: int,
+    claims: str | None,
+    radius: float,
+    distances: int,
+    out: Path | None,
+    setting: Setting,
+    imports: list[str] | None,
+) -> None:
     from robustreg.connections import CLAIMS, outcome
     from robustreg.files import write_json_atomic
 
     if not radius > 0:
         raise UsageError(f"--radius is a length above 0, got {radius}")
     chosen = _chosen(CLAIMS, claims)
-    case = _case(run, samples, radius, data_dir, imports, device, threads)
+    case = _case(run, samples, radius, setting, imports)
     outcomes = [outcome.outcome(claim, claim.residual(case)) for claim in chosen]
     result: dict[str, Any] = {
         "format": 1,
@@ -89,15 +134,7 @@ def _chosen(known: tuple[Claim, ...], wanted: str | None) -> list[Claim]:
     return [by_key[key] for key in dict.fromkeys(keys)]
 
 
-def _case(
-    run: Path,
-    samples: int,
-    radius: float,
-    data_dir: Path | None,
-    imports: list[str] | None,
-    device: str,
-    threads: int | None,
-) -> Case:
+def _case(run: Path, samples: int, radius: float, setting: Setting, imports: list[str] | None) -> Case:
     """The run's network in float64 on its first test samples, under its own threat."""
     from robustreg.config import build
     from robustreg.connections import Case
@@ -105,12 +142,11 @@ def _case(
     from . import workflow
 
     recipe = workflow.recipe_of(run, imports=imports)
-    setting = workflow.Setting(data_dir, device, threads)
     workflow.set_threads(setting)
-    built = build(recipe, data_dir=data_dir)
+    built = build(recipe, data_dir=setting.data_dir)
     net = workflow.load_net(built, run, setting)
     test = workflow.test_samples(built)
-    test = test.take(min(samples, len(test))).to(workflow.torch_device(device))
+    test = test.take(min(samples, len(test))).to(workflow.torch_device(setting.device))
     inputs = test.x[0].numel()
     if len(test) * inputs**2 * 8 > LARGEST:
         fit = max(1, LARGEST // (8 * inputs**2))

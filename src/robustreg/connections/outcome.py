@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from robustreg.connections.case import Case
 from robustreg.connections.certificates import Sandwich
 from robustreg.connections.claim import Claim, Residual
+from robustreg.connections.functionals import FUNCTIONALS
+from robustreg.connections.matrix import Network, between, by_name, correlations, ratios, stands_in
 
 
 def outcome(claim: Claim, residual: Residual) -> dict[str, Any]:
@@ -84,3 +86,50 @@ def tally(outcomes: Iterable[dict[str, Any]]) -> dict[str, int]:
     """How many claims hold, are violated, and do not apply."""
     verdicts = [entry["verdict"] for entry in outcomes]
     return {verdict: verdicts.count(verdict) for verdict in ("holds", "violated", "does not apply")}
+
+
+FACTORS = (
+    "gradient_l2",
+    "fisher_trace",
+    "gradient_free",
+    "curvature_free",
+    "cross_lipschitz",
+    "jacobian",
+    "confidence",
+)
+"""Input gradient and curvature with and without their factor of confidence, between those that have none."""
+
+
+def matrix_of(
+    networks: Sequence[Network], looks: Sequence[Mapping[str, Any]], baseline: str
+) -> dict[str, Any]:
+    """The matrix experiment: what each regulariser did to each functional, and how functionals rank robustness.
+
+    Args:
+        networks: one a run.
+        looks: what was measured on each, as ``Look.as_json`` gives it, with the run's name and seed.
+        baseline: the name of the networks that others are set against.
+    """
+    table = ratios(networks, baseline)
+    return {
+        "functionals": [{"key": f.key, "title": f.title, "latex": f.latex} for f in FUNCTIONALS],
+        "networks": [
+            {**look, "clean": network.clean, "robust": network.robust}
+            for network, look in zip(networks, looks, strict=True)
+        ],
+        "regularisers": list(by_name(networks)),
+        "log10_ratios": {
+            name: {key: [finite(mean), finite(spread)] for key, (mean, spread) in row.items()}
+            for name, row in table.items()
+        },
+        "stands_in": stands_in(table),
+        "correlations": {
+            key: {name: finite(value) for name, value in vars(found).items()}
+            for key, found in correlations(networks).items()
+        },
+        "factors": {"keys": list(FACTORS), "between": _finite_rows(between(networks, FACTORS))},
+    }
+
+
+def _finite_rows(rows: Sequence[Sequence[float]]) -> list[list[float | None]]:
+    return [[finite(value) for value in row] for row in rows]

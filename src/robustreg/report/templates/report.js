@@ -48,6 +48,27 @@
     return [...bands, ...lines];
   }
 
+  // A table of numbers around 0 as colours: blue below, red above.
+  const ramp = [[0, "rgb(33,102,172)"], [0.25, "rgb(103,169,207)"], [0.5, "rgb(247,247,247)"], [0.75, "rgb(239,138,98)"], [1, "rgb(178,24,43)"]];
+  function heat(chart) {
+    const font = { size: 11, color: colour("--muted") };
+    return [{
+      type: "heatmap", x: chart.x.names.map(plain), y: chart.y.names.map(plain), z: chart.z, text: chart.text,
+      customdata: chart.note, texttemplate: "%{text}", textfont: { size: 10 }, hoverongaps: false, xgap: 1, ygap: 1,
+      hovertemplate: "<b>%{y}</b><br>%{x}<br>%{customdata}<extra></extra>",
+      colorscale: ramp, zmin: -chart.limit, zmax: chart.limit,
+      colorbar: { tickvals: chart.ticks.at, ticktext: chart.ticks.names, tickfont: font, thickness: 10, outlinewidth: 0, len: 1 },
+    }];
+  }
+  function heatLayout(chart) {
+    const font = { size: 11, color: colour("--ink") };
+    const names = { tickfont: font, showgrid: false, zeroline: false, automargin: true, fixedrange: true, ticks: "" };
+    return {
+      ...layout(chart), margin: { l: 10, r: 0, t: 10, b: 10 }, dragmode: false,
+      xaxis: { ...names, side: "top", tickangle: -60 }, yaxis: { ...names, autorange: "reversed" },
+    };
+  }
+
   function axis(spec, grid) {
     return {
       range: spec.range,
@@ -59,7 +80,7 @@
     };
   }
 
-  const height = (chart) => (narrow.matches ? Math.min(chart.height, 300) : chart.height);
+  const height = (chart) => (narrow.matches && !chart.z ? Math.min(chart.height, 300) : chart.height);
 
   function layout(chart) {
     return {
@@ -74,7 +95,8 @@
   function draw(chart) {
     const place = document.getElementById(chart.id);
     place.style.height = `${height(chart)}px`;
-    Plotly.react(place, traces(chart), layout(chart), { displayModeBar: false, doubleClick: "reset" });
+    const [data, form] = chart.z ? [heat(chart), heatLayout(chart)] : [traces(chart), layout(chart)];
+    Plotly.react(place, data, form, { displayModeBar: false, doubleClick: "reset" });
   }
 
   const drawAll = () => charts.forEach(draw);
