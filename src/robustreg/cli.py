@@ -1,4 +1,4 @@
-"""The command line: `robustreg train | evaluate | audit | compare | report | verify | connections | list | ...`.
+"""The command line: `robustreg train | evaluate | audit | compare | leaderboard | report | verify | ...`.
 
 Each command is one file in `commands/`, and imports what it needs when it runs: help and mistyped options
 must answer at once, so nothing here may import torch. Whatever goes wrong ends as one sentence on stderr and
@@ -57,6 +57,7 @@ def app() -> typer.Typer:
         connections,
         demo,
         evaluate,
+        leaderboard,
         listing,
         report,
         root,
@@ -73,7 +74,19 @@ def app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     application.callback()(root.root)
-    for module in (train, evaluate, audit, compare, report, verify, connections, listing, show, demo):
+    for module in (
+        train,
+        evaluate,
+        audit,
+        compare,
+        leaderboard,
+        report,
+        verify,
+        connections,
+        listing,
+        show,
+        demo,
+    ):
         name = "list" if module is listing else module.__name__.rpartition(".")[2]
         application.command(name)(getattr(module, name if name != "list" else "list_names"))
     return application

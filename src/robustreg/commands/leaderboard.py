@@ -1,19 +1,82 @@
-"""The table at the end of a comparison: accuracies with intervals, time and passes, one row a recipe."""
+"""`robustreg leaderboard`: runs in the order of their worst case; and the table at the end of a comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from .terminal import print_table
+import typer
+
+from .terminal import UsageError, console, print_table
 
 if TYPE_CHECKING:
     from robustreg.report.aggregate import Group
     from robustreg.report.reading import Run, Score
 
+    from .standings import Standing
+
 NONE = "-"
+FORMATS = ("table", "markdown", "csv", "json")
+
+
+def leaderboard(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN_OR_COMPARISON...", help="Run and comparison folders.", show_default=False
+        ),
+    ],
+    form: Annotated[
+        str, typer.Option("--format", metavar="table|markdown|csv|json", help="How it is printed.")
+    ] = "table",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse runs that were not all evaluated alike.")
+    ] = False,
+) -> None:
+    """Print evaluated runs in the order of their worst case.
+
+    Only runs that were evaluated within the same threat, on the same data and under the same attacks are ranked; the
+    others are shown below with what differs. Seeds of one recipe are taken together.
+    """
+    from .standings import standings
+    from .standings_text import as_csv, as_json, as_markdown
+
+    if form not in FORMATS:
+        raise UsageError(f"--format should be table, markdown, csv or json, but is {form!r}")
+    rows = standings(folders)
+    others = [row for row in rows if row.differs]
+    if strict and others:
+        told = "; ".join(f"{row.name}: {', '.join(row.differs)}" for row in others)
+        raise UsageError(f"these runs were not all evaluated alike: {told}")
+    keys = _keys_of_the_ranked(rows)
+    write = {"markdown": as_markdown, "csv": as_csv, "json": as_json}.get(form)
+    if write is not None:
+        typer.echo(write(rows, keys), nl=False)
+    else:
+        _print(rows, keys)
+
+
+def _keys_of_the_ranked(rows: Sequence[Standing]) -> list[tuple[str, str]]:
+    """The attacks that get a column: what differs has no place beside them."""
+    from robustreg.report.aggregate import attack_keys
+
+    return attack_keys(run for row in rows if row.rank is not None for run in row.group.runs)
+
+
+def _print(rows: Sequence[Standing], keys: Sequence[tuple[str, str]]) -> None:
+    ranked = [run for row in rows if row.rank is not None for run in row.group.runs]
+    threat = _threat_of(ranked)
+    header = ["", "#", *_header(keys, threat)[1:]]
+    table = []
+    for row in rows:
+        rank = NONE if row.rank is None else str(row.rank)
+        table.append([row.name, rank, *_row(row.group, keys)[1:]])
+    print_table(_title([row.group for row in rows], threat), header, table)
+    for row in rows:
+        if row.differs:
+            console().print(f"not ranked: {row.name}: {', '.join(row.differs)}", markup=False)
 
 
 def show(folder: Path) -> None:
@@ -24,9 +87,12 @@ def show(folder: Path) -> None:
     runs = read_comparison(folder).runs
     groups = sorted(group_by_name(runs), key=_worst_accuracy, reverse=True)
     keys, threat = attack_keys(runs), _threat_of(runs)
+    print_table(_title(groups, threat), _header(keys, threat), [_row(group, keys) for group in groups])
+
+
+def _header(keys: Sequence[tuple[str, str]], threat: str) -> list[str]:
     attacks = [name if own in ("", threat) else f"{name}\n{own}" for name, own in keys]
-    header = ["", "clean", *attacks, "worst\ncase", "s per\nepoch", "passes"]
-    print_table(_title(groups, threat), header, [_row(group, keys) for group in groups])
+    return ["", "clean", *attacks, "worst\ncase", "s per\nepoch", "passes"]
 
 
 def _row(group: Group, keys: Sequence[tuple[str, str]]) -> list[str]:
