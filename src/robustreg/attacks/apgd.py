@@ -217,6 +217,11 @@ class Momentum:
         z = rows.z
         if i == 0:
             self.before, self.best_g, self.size = z, g, torch.full_like(rows.losses, 2 * self._threat.eps)
+            if (
+                self._threat.norm == math.inf
+            ):  # the set is a box: its sides are found once, and clamped to after
+                eps = torch.full_like(rows.x, self._threat.eps)
+                self.low, self.high = (self._threat.project(rows.x + side, rows.x) for side in (-eps, eps))
             self.rises, self.halved = torch.zeros_like(rows.losses), torch.ones_like(rows.fooled)
             self.highest, self.losses = rows.highest, rows.losses
         else:
@@ -242,10 +247,13 @@ class Momentum:
 
     def _move(self, z: Tensor, x: Tensor, g: Tensor, alpha: float) -> Tensor:
         size = as_rows(self.size, z).to(z.dtype)
-        ahead = self._threat.project(z + size * steepest_direction(g, self._threat.norm), x)
+        ahead = self._within(z + size * steepest_direction(g, self._threat.norm), x)
         if alpha == 1:
             return ahead
-        return self._threat.project(z + alpha * (ahead - z) + (1 - alpha) * (z - self.before), x)
+        return self._within(torch.lerp(z, ahead, alpha).add_(z - self.before, alpha=1 - alpha), x)
+
+    def _within(self, z: Tensor, x: Tensor) -> Tensor:
+        return z.clamp(self.low, self.high) if self._threat.norm == math.inf else self._threat.project(z, x)
 
 
 def checkpoints(steps: int) -> list[int]:

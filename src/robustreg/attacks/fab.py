@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from robustreg import numerics
-from robustreg.attacks.in_box import to_hyperplane
+from robustreg.attacks.in_box import Slopes
 from robustreg.attacks.minimal import Closest, MinimalNorm, nearest_boundary
 from robustreg.attacks.row_numbers import draw_keys, normal, uniform, words
-from robustreg.attacks.search import as_rows
+from robustreg.attacks.search import as_rows, slices
 from robustreg.attacks.targets import others_by_rank
 from robustreg.modes import Mode, check_mode
 from robustreg.probe import Probe
@@ -91,33 +91,57 @@ class FAB(MinimalNorm):
     def _climb(
         self, probe: Probe, rows: Tensor, others: Tensor, closest: Closest, bounded: bool, number: int
     ) -> None:
-        x = probe.x[rows]
+        x, others = probe.x[rows], others[rows]
         z = x if number % self.restarts == 0 else self._random_start(probe, rows, closest, number)
         for i in range(self.steps):
-            gap, slope, _ = nearest_boundary(self, probe, z, rows, others[rows], number, i)
+            gap, slope = self._boundary(probe, z, rows, others, number, i)
             z = self._step(z, x, gap, slope)
             _, wrong, _ = self.look(probe, z, rows, number, i, "after")
-            closest.offer(rows, z, wrong)
+            if not wrong.any():  # nobody comes nearer, leaves or is drawn back
+                continue
+            closest.offer(rows[wrong], z[wrong], wrong[wrong])
             if bounded:
                 stay = ~closest.inside(rows)
                 if not stay.all():
-                    rows, x, z, wrong = rows[stay], x[stay], z[stay], wrong[stay]
+                    rows, others, x, z, wrong = (v[stay] for v in (rows, others, x, z, wrong))
                 if rows.numel() == 0:
                     return
             z = torch.where(as_rows(wrong, z), torch.lerp(x, z, self.beta), z)
+
+    def _boundary(
+        self, probe: Probe, z: Tensor, rows: Tensor, others: Tensor, number: int, i: int
+    ) -> tuple[Tensor, Tensor]:
+        """The gap ``[b]`` to the class behind the nearest boundary, and its gradient ``[b, ...]``."""
+        found = [
+            self._boundary_of(probe, z[part], rows[part], others[part], number, i, *([k] if k else []))
+            for k, part in enumerate(slices(z, self.mode))
+        ]
+        if len(found) == 1:
+            return found[0]
+        gaps, slopes = zip(*found, strict=True)
+        return torch.cat(gaps), torch.cat(slopes)
+
+    def _boundary_of(
+        self, probe: Probe, z: Tensor, rows: Tensor, others: Tensor, *key: object
+    ) -> tuple[Tensor, Tensor]:
+        if others.shape[1] > 1:
+            return nearest_boundary(self, probe, z, rows, others, *key)[:2]
+        own = probe.labels()[rows]
+        return next(probe.boundaries(z, own, others, self.mode, self, *key, point=self))
 
     def _step(self, z: Tensor, x: Tensor, gap: Tensor, slope: Tensor) -> Tensor:
         """The next iterate, from the gap and its gradient at ``z``."""
         wide_z, wide_x, slope = numerics.upcast(z), numerics.upcast(x), numerics.upcast(slope)
         gap_x = gap + numerics.flatten(slope * (wide_x - wide_z)).sum(1)
-        from_z = to_hyperplane(wide_z, gap, slope, self.threat)
-        from_x = to_hyperplane(wide_x, gap_x, slope, self.threat)
+        slopes = Slopes(slope, self.threat)
+        from_z, from_x = slopes.to_zero(wide_z, gap), slopes.to_zero(wide_x, gap_x)
         near, far = self.threat.length(from_z), self.threat.length(from_x)
         whole = near + far
         alpha = torch.where(whole > 0, near / torch.where(whole > 0, whole, 1.0), 0.0).clamp(
             max=self.alpha_max
         )
-        step = torch.lerp(wide_z + self.eta * from_z, wide_x + self.eta * from_x, as_rows(alpha, wide_z))
+        start = torch.lerp(wide_z, wide_x, as_rows(alpha, wide_z))
+        step = start + self.eta * torch.lerp(from_z, from_x, as_rows(alpha, from_z))
         return self.threat.clip(step.to(x.dtype))
 
     def _random_start(self, probe: Probe, rows: Tensor, closest: Closest, number: int) -> Tensor:

@@ -37,17 +37,47 @@ def to_hyperplane(x: Tensor, gap: Tensor, normal: Tensor, threat: Threat) -> Ten
         normal: its gradients ``[B, ...]``.
         threat: gives the norm and the box.
     """
-    rows, gap = numerics.flatten(normal), gap.to(normal.dtype)
-    sound = rows.isfinite().all(1) & gap.isfinite()
-    rows = torch.where(sound.unsqueeze(1), -gap.sign().unsqueeze(1) * rows, 0.0)  # this way the gap closes
-    weight = rows.abs()
-    largest = weight.amax(1, keepdim=True)
-    largest = torch.where(largest > 0, largest, 1.0)
-    room = torch.where(weight > 0, _room(x, rows, threat), 0.0)
-    need = torch.where(sound, gap.abs(), 0.0).unsqueeze(1)
-    # in units of the largest weight, so that the scale of the logits plays no part
-    far = _shortest(weight / largest, room, need / largest, threat.norm)
-    return (far * rows.sign()).reshape(x.shape)
+    return Slopes(normal, threat).to_zero(x, gap)
+
+
+class Slopes:
+    """Affine functions of known gradient, made ready to be followed to 0 from several points: see ``to_hyperplane``.
+
+    Args:
+        normal: their gradients ``[B, ...]``, in float32 or float64.
+        threat: gives the norm and the box.
+    """
+
+    def __init__(self, normal: Tensor, threat: Threat) -> None:
+        self._threat = threat
+        rows = numerics.flatten(normal)
+        largest = rows.abs().amax(1, keepdim=True)  # NaN and infinity come through
+        self._sound = largest.isfinite()
+        self._rows = torch.where(self._sound, rows, 0.0)
+        # In units of the largest weight, so that the scale of the logits plays no part.
+        self._unit = torch.where(self._sound & (largest > 0), largest, 1.0)
+        self._weight = self._rows.abs() / self._unit
+        self._order: tuple[Tensor, Tensor] | None = None
+
+    def to_zero(self, x: Tensor, gap: Tensor) -> Tensor:
+        """The shortest way ``[B, ...]`` to where the function that is ``gap [B]`` at ``x [B, ...]`` is 0."""
+        gap = gap.to(self._rows.dtype).unsqueeze(1)
+        towards = -gap.sign()  # along the gradient or against it
+        direction = self._rows * towards
+        room = _room(x, direction, self._threat)
+        need = torch.where(self._sound & gap.isfinite(), gap.abs(), 0.0) / self._unit
+        if self._threat.norm == 1:
+            room = torch.where(self._weight > 0, room, 0.0)
+            far = _dearest_first(*self._sorted(), room, need)
+        else:
+            far = _shortest(self._weight, room, need, self._threat.norm)
+        return torch.copysign(far, direction).reshape(x.shape)
+
+    def _sorted(self) -> tuple[Tensor, Tensor]:
+        if self._order is None:
+            ordered, order = self._weight.sort(dim=1, descending=True)
+            self._order = ordered, order
+        return self._order
 
 
 def project_l1_in_box(delta: Tensor, x: Tensor, threat: Threat) -> Tensor:
@@ -85,30 +115,36 @@ def _room(x: Tensor, direction: Tensor, threat: Threat) -> Tensor:
 
 
 def _shortest(weight: Tensor, room: Tensor, need: Tensor, p: float) -> Tensor:
-    """The ``m [B, D]`` of least p-norm with ``weight . m = need [B, 1]`` and ``0 <= m <= room``, or all the room."""
-    if p == 1:
-        return _dearest_first(weight, room, need)
-    # Where it is free, m is a multiple of weight^(1 / (p - 1)): m = min(rate * t, room) for one t.
-    rate = torch.where(weight > 0, weight.pow(1 / (p - 1)), 0.0)
-    corner, order = torch.where(rate > 0, room / torch.where(rate > 0, rate, 1.0), 0.0).sort(dim=1)
-    gain = (weight * rate).gather(1, order)
-    free = (
-        gain.flip(1).cumsum(1).flip(1)
-    )  # what t buys from a corner's left, the corner's own feature included
-    bought = torch.where(corner.isinf(), 0.0, gain * corner)
-    before = bought.cumsum(1) - bought
-    last = corner.shape[1] - 1
-    passed = (before + corner * free < need).sum(1, keepdim=True)
-    here = passed.clamp(max=last)
-    slope = free.gather(1, here)
-    t = (need - before.gather(1, here)) / torch.where(slope > 0, slope, 1.0)
-    t = torch.where(passed > last, corner[:, -1:], t)
-    return (rate * t).minimum(room)
+    """The ``m [B, D]`` of least p-norm with ``weight . m = need [B, 1]`` and ``0 <= m <= room``, or all the room.
+
+    Where it is free, m is a multiple of ``weight^(1 / (p - 1))``: ``m = min(rate * t, room)`` for one t. What that buys
+    is a concave function of t, so Newton's steps from the left never overshoot, and they end at the exact t once no
+    feature comes to its end any more: after four or five steps, of a few passes each, where a sort would take many.
+    """
+    if p == 2:
+        rate = weight
+    else:
+        rate = torch.where(
+            weight > 0, torch.ones_like(weight) if p == math.inf else weight.pow(1 / (p - 1)), 0.0
+        )
+    gain = weight if p == math.inf else weight * rate
+    most = torch.finfo(weight.dtype).max
+    free, t = weight > 0, torch.zeros_like(need)
+    bought = torch.zeros_like(need)
+    while True:
+        slope = (gain * free).sum(1, keepdim=True)
+        more = (need - bought).clamp(min=0) / torch.where(slope > 0, slope, 1.0)
+        t = (t + torch.where(slope > 0, more, 0.0)).clamp(max=most)
+        reach = rate * t
+        far = reach.minimum(room)
+        still = free & (reach < room)
+        if torch.equal(still, free):
+            return far
+        free, bought = still, (weight * far).sum(1, keepdim=True)
 
 
-def _dearest_first(weight: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """``_shortest`` for p = 1: the features of largest weight go as far as they can, one after the other."""
-    ordered, order = weight.sort(dim=1, descending=True)
+def _dearest_first(ordered: Tensor, order: Tensor, room: Tensor, need: Tensor) -> Tensor:
+    """``_shortest`` for p = 1, from the weights in falling order: the largest go as far as they can, one by one."""
     space = room.gather(1, order)
     bought = ordered * space
     before = torch.cat([torch.zeros_like(need), bought.cumsum(1)[:, :-1]], 1)

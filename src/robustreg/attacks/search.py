@@ -26,6 +26,22 @@ _WORTH_IT = 16
 few sizes of batch, for each of which it may choose its kernels anew, and at most a sixteenth of its work is idle."""
 
 
+_AT_ONCE = 1 << 17
+"""So many input values a CPU works on at once where it goes back through the network: 167 grey images of 28x28 pixels.
+What a network keeps for the way back then stays near the processor. Measured, see docs/evaluation.md."""
+
+
+def slices(z: Tensor, mode: Mode) -> list[slice]:
+    """The rows of ``z [b, ...]`` in portions for a backward pass; one portion unless it pays and changes nothing."""
+    rows = z.shape[0]
+    if z.device.type != "cpu" or mode != "eval":  # with statistics of the batch it is the batch that matters
+        return [slice(0, rows)]
+    most = max(_AT_ONCE // max(z[:1].numel(), 1), 16)
+    portions = max(-(-rows // most), 1)
+    size = max(-(-rows // portions), 1)
+    return [slice(first, min(first + size, rows)) for first in range(0, max(rows, 1), size)]
+
+
 @dataclass
 class Rows:
     """The samples of one climb, row by row. Every attribute is a tensor with the rows first.
@@ -208,10 +224,25 @@ class Search:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Run the network at ``rows.z``: logits, gradient, and who is misclassified."""
 
+        parts = slices(rows.z, self._mode) if gradient and self._leave else [slice(None)]
+
         def run(draw: int) -> tuple[Tensor, Tensor, Tensor | None]:
-            return self._probe.ascend(
-                rows.z, rows.index, _Ready(loss), self._mode, *key, draw, point=self._point, gradient=gradient
-            )
+            found = [
+                self._probe.ascend(
+                    rows.z[part],
+                    rows.index[part],
+                    _Ready(loss),
+                    self._mode,
+                    *(*key, draw, *([number] if number else [])),
+                    point=self._point,
+                    gradient=gradient,
+                )
+                for number, part in enumerate(parts)
+            ]
+            if len(found) == 1:
+                return found[0]
+            logits, losses, gradients = zip(*found, strict=True)
+            return torch.cat(logits), torch.cat(losses), torch.cat(gradients)
 
         def mistaken(logits: Tensor) -> Tensor | None:
             return logits.argmax(1) != self._probe.labels()[rows.index] if self._leave else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustreg.attacks.row_numbers import draw_keys, words
+from robustreg.attacks.seen import Seen
 from robustreg.attacks.square_moves import Bumps, Corners, Moves, window
 from robustreg.losses import Loss, check_loss, needs_labels
 from robustreg.modes import Mode, check_mode
@@ -112,33 +113,39 @@ class _Search:
         if rows.numel() == 0:
             return
         keys, x = self._probe.noise(self._attack)[rows], self._images(self._probe.x[rows])
-        frame = self._moves.frame(x)
         first = words(keys, restart, 0, 1, self._moves.start_words(self._image))
         z = self._moves.start(x, first[:, 0])
         best, fooled = self._query(z, rows, restart, 0)
-        last = self._attack.queries - 1
-        numbers = first
+        walk = _Walk(rows, keys, self._moves.frame(x), z, best, fooled)
+        last, numbers = self._attack.queries - 1, first
+        marks = self._moves.marks(z, walk.frame)
+        # On a device the host would have to wait for the number of new points at every query.
+        seen = Seen(marks, self._attack.queries) if marks is not None and x.device.type == "cpu" else None
         for query in range(last):
             if query % _AT_ONCE == 0:
                 count = self._moves.step_words(self._image[0])
-                numbers = words(keys, restart, 1 + query, min(_AT_ONCE, last - query), count)
-            if self._due(fooled, query):
-                self._keep(rows, z, best, fooled)
-                stay = ~fooled
-                rows, z, best, keys, numbers, fooled = (
-                    v[stay] for v in (rows, z, best, keys, numbers, fooled)
-                )
-                frame = tuple(v[stay] for v in frame)
-                if rows.numel() == 0:
+                numbers = words(walk.keys, restart, 1 + query, min(_AT_ONCE, last - query), count)
+            if self._due(walk.fooled, query):
+                self._keep(walk)
+                stay = ~walk.fooled
+                walk.keep(stay)
+                numbers = numbers[stay]
+                if seen is not None:
+                    seen.keep(stay)
+                if walk.rows.numel() == 0:
                     break
             size = window(self._attack.share(query), self._image, self._moves.least)
-            trial = self._moves.step(z, frame, size, numbers[:, query % _AT_ONCE])
-            losses, wrong = self._query(trial, rows, restart, 1 + query)
-            better = ((losses > best) | wrong) & ~fooled
-            best, z = torch.where(better, losses, best), torch.where(better[:, None, None, None], trial, z)
-            fooled = fooled | wrong
-        self._keep(rows, z, best, fooled)
-        self._standing = rows[~fooled]
+            trial = self._moves.step(walk.z, walk.frame, size, numbers[:, query % _AT_ONCE])
+            marks = None if seen is None else self._moves.marks(trial, walk.frame)
+            if seen is None or marks is None:
+                walk.take(trial, *self._query(trial, walk.rows, restart, 1 + query))
+                continue
+            at = seen.new(marks).nonzero().squeeze(1)
+            if at.numel():
+                trial = trial[at]
+                walk.take_at(at, trial, *self._query(trial, walk.rows[at], restart, 1 + query))
+        self._keep(walk)
+        self._standing = walk.rows[~walk.fooled]
 
     def _due(self, fooled: Tensor, query: int) -> bool:
         """Whether to take the fooled rows out: looking makes the host wait for the device, so not at every query."""
@@ -159,14 +166,45 @@ class _Search:
         )
         return losses.to(self._highest.dtype), wrong
 
-    def _keep(self, rows: Tensor, z: Tensor, best: Tensor, fooled: Tensor) -> None:
+    def _keep(self, walk: _Walk) -> None:
         """Note what a restart found, where it is better than before."""
-        better = fooled | (best > self._highest[rows])
-        at, z = rows[better], z[better].reshape(-1, *self._probe.x.shape[1:])
-        self.found[at], self._highest[at] = z, best[better]
+        better = walk.fooled | (walk.best > self._highest[walk.rows])
+        at, z = walk.rows[better], walk.z[better].reshape(-1, *self._probe.x.shape[1:])
+        self.found[at], self._highest[at] = z, walk.best[better]
 
     def _images(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], *self._image)
+
+
+@dataclass
+class _Walk:
+    """The samples of one restart, row by row: where they are in the batch, their best points, and who is fooled."""
+
+    rows: Tensor
+    keys: Tensor
+    frame: tuple[Tensor, ...]
+    z: Tensor
+    best: Tensor
+    fooled: Tensor
+
+    def keep(self, stay: Tensor) -> None:
+        """Go on with the samples that ``stay [b]``."""
+        self.rows, self.keys, self.z = self.rows[stay], self.keys[stay], self.z[stay]
+        self.best, self.fooled = self.best[stay], self.fooled[stay]
+        self.frame = tuple(v[stay] for v in self.frame)
+
+    def take(self, trial: Tensor, losses: Tensor, wrong: Tensor) -> None:
+        """Take the trials ``[b, C, H, W]`` that are better, or wrong."""
+        better = ((losses > self.best) | wrong) & ~self.fooled
+        self.best = torch.where(better, losses, self.best)
+        self.z = torch.where(better[:, None, None, None], trial, self.z)
+        self.fooled = self.fooled | wrong
+
+    def take_at(self, at: Tensor, trial: Tensor, losses: Tensor, wrong: Tensor) -> None:
+        """The same for the trials of the rows ``at`` alone; nobody of them is fooled."""
+        better = (losses > self.best[at]) | wrong
+        at = at[better]
+        self.best[at], self.z[at], self.fooled[at] = losses[better], trial[better], wrong[better]
 
 
 def _image(shape: torch.Size) -> torch.Size:
