@@ -23,6 +23,21 @@ class Attention(nn.Module):
         return self.out(a.flatten(1))
 
 
+class Encoder(nn.Module):
+    """PyTorch's own attention, by the function and in a transformer's layer with normalisation and a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0, nn.functional.gelu, batch_first=True)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.reshape(-1, 4, 4)
+        heads = x.reshape(-1, 4, 2, 2).transpose(1, 2)
+        mixed = nn.functional.scaled_dot_product_attention(heads, heads, heads)
+        return self.out(self.layer(x + mixed.transpose(1, 2).flatten(2)).flatten(1))
+
+
 class ByHand(nn.Module):
     """Kinks that no layer announces: functions called by hand."""
 
@@ -46,6 +61,10 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "by_hand": ByHand,
     "gelu": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.GELU(), nn.Linear(8, 3)),
     "attention": Attention,
+    "leaky": lambda: nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.LeakyReLU(0.1), nn.Conv2d(3, 4, 2), nn.PReLU(4), nn.Flatten(), nn.Linear(4, 3)
+    ),
+    "encoder": Encoder,
     "affine": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)),
     "two_classes": lambda: nn.Sequential(
         nn.Flatten(), nn.Linear(16, 8, bias=False), nn.ReLU(), nn.Linear(8, 2, bias=False)

@@ -15,11 +15,12 @@ from robustreg.connections import CLAIMS, Case, Claim, Condition
 from robustreg.connections.claims import connections as four
 from robustreg.connections.regions import AFFINE_HERE, BINARY, SAME_REGION
 
-NETWORKS = ["relu_pool", "batch_norm", "by_hand", "gelu", "attention", "affine", "two_classes"]
-PIECEWISE_LINEAR = {"relu_pool", "batch_norm", "by_hand", "affine", "two_classes"}
+SMOOTH_NETWORKS = ["gelu", "attention", "encoder"]
+NETWORKS = ["relu_pool", "batch_norm", "by_hand", "leaky", *SMOOTH_NETWORKS, "affine", "two_classes"]
+PIECEWISE_LINEAR = set(NETWORKS) - set(SMOOTH_NETWORKS)
 BY_KEY = {claim.key: claim for claim in CLAIMS}
-TWO = {"T1", "T2", "T3", "T4", "T5", "T6", "T7", "E6", "S3", "S4", "M7", "M8"}
-REGION = {"I5", "I5b", "I9", "I9b", "I10", "I11", "I11b", "B6", "B7", "E7", "S1"}
+TWO = {"T1", "T2", "T3", "T4", "T5", "T6", "T7", "T7b", "T8", "T9", "T10", "E6", "S3", "S4", "M7", "M8"}
+REGION = {"I5", "I5b", "I9", "I9b", "I10", "I11", "B6", "B7", "M10", "S1"}
 
 
 def case_of(network: Any, name: str, samples: Tensor, **options: Any) -> Case:
@@ -134,6 +135,50 @@ def test_a_wrong_claim_shows(plant: str, network: Any, samples: Tensor) -> None:
     residual = PLANTED[plant].residual(case_of(network, "relu_pool", samples))
     assert residual.verdict == "violated"
     assert residual.applies.any()
+
+
+@pytest.mark.parametrize("name", SMOOTH_NETWORKS)
+def test_orders_on_smooth_networks(name: str, network: Any, samples: Tensor) -> None:
+    """What is of which order in the radius, where the logits bend."""
+    case = case_of(network, name, samples)
+    found = {key: BY_KEY[key].residual(case) for key in ("I9c", "I9d", "I11b", "I11c", "I11d", "E7", "E12")}
+    assert all(residual.applies.all() for residual in found.values())
+    at_least = {"I9c": 2, "I9d": 1, "I11b": 3, "I11c": 3, "I11d": 2, "E7": 3, "E12": 2}
+    for key, order in at_least.items():
+        observed = found[key].order
+        assert observed is not None
+        assert order - 0.05 < observed < order + 1.5, (key, observed)
+    # the terms that part LLR from TRADES and CURE from the Jacobian's are there, not only bounded
+    assert found["I11d"].order == pytest.approx(2.0, abs=0.2)
+    assert found["I9d"].order == pytest.approx(1.0, abs=0.2)
+
+
+def test_a_claim_of_regions_is_wrong_on_smooth_networks(network: Any, samples: Tensor) -> None:
+    """The Hessian is the Fisher matrix only where logits are affine: planted without that, it shows."""
+    planted = dataclasses.replace(
+        BY_KEY["I11c"], sides=lambda c: (BY_KEY["I11c"].sides(c)[0], four._i11_order(c)[1])
+    )
+    assert planted.residual(case_of(network, "relu_pool", samples)).verdict == "holds"
+    for name in SMOOTH_NETWORKS:
+        assert planted.residual(case_of(network, name, samples)).verdict == "violated"
+
+
+def test_no_order_is_claimed_across_a_kink(network: Any, samples: Tensor) -> None:
+    """Also across one that is met by a comparison, which no operation announces."""
+
+    class Hidden(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)[:, :3] - 0.5
+            return torch.where(x > 0, x, 0.1 * x) + 0.1 * x.sin()
+
+    seen = set()
+    for net in (Hidden(), network("relu_pool")):
+        for radius in (1e-2, 0.3, 3.0):
+            case = Case(net, samples, torch.arange(6) % 3, radius=radius)
+            residual = BY_KEY["I11b"].residual(case)
+            seen |= set(residual.applies.tolist())
+            assert residual.verdict != "violated", (type(net).__name__, radius)
+    assert seen == {True, False}
 
 
 def test_a_claim_beyond_its_conditions_does_not_apply(network: Any, samples: Tensor) -> None:

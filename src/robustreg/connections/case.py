@@ -36,6 +36,22 @@ class Displaced(Point):
         return self.end
 
 
+class PlainAttention(nn.Module):
+    """A network whose attention is computed by its definition: faster kernels have no second derivatives."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's logits."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with sdpa_kernel(SDPBackend.MATH):
+            logits: Tensor = self.net(x)
+        return logits
+
+
 @dataclass
 class Case:
     """A network in evaluation mode and float64, and labelled samples.
@@ -61,7 +77,8 @@ class Case:
         check_labels(self.x, self.y)
         if (self.y < 0).any():
             raise ValueError("the claims speak of labelled samples, but some labels are -1")
-        self.model = copy.deepcopy(self.model).double().eval().requires_grad_(False)
+        copied = copy.deepcopy(self.model).double().eval().requires_grad_(False)
+        self.model = copied if isinstance(copied, PlainAttention) else PlainAttention(copied)
         self.x = self.x.detach().double()
 
     def at_radius(self, radius: float) -> Case:

@@ -40,6 +40,24 @@ def affine_between(case: Case, x: Tensor, u: Tensor) -> Tensor:
     return same & ((change - slope).abs().amax(1) <= TINY * change.abs().amax(1) + 1e-13 * scale)
 
 
+def _smooth(case: Case) -> Tensor:
+    """Whether the logits bend smoothly, or not at all, on the segment from ``x`` to ``x + d``.
+
+    Their slope along it is looked at in five places: a kink is a jump of it, between two of them.
+    """
+    same = (codes(case, case.x) == codes(case, case.end)).all(1)
+    slopes = torch.stack(
+        [
+            torch.einsum("bkd,bd->bk", case.jacobian_at(case.x + t * (case.end - case.x)), case.displacement)
+            for t in (0.0, 0.25, 0.5, 0.75, 1.0)
+        ]
+    )
+    whole = (slopes[-1] - slopes[0]).abs().amax(1)
+    jump = (slopes[2:] - 2 * slopes[1:-1] + slopes[:-2]).abs().amax((0, 2))
+    rounding = 1e-10 * slopes.abs().amax((0, 2)) + 1e-13 * case.radius * case.logits.abs().amax(1)
+    return same & (jump <= 0.25 * whole + rounding)
+
+
 def _small(change: Tensor, scale: Tensor) -> Tensor:
     """What of the scale a segment's error is measured by: rounding of the logits, or their change."""
     return (change.abs().amax(1) / scale).clamp(min=1e-4)
@@ -92,6 +110,7 @@ def _right(case: Case) -> Tensor:
 
 AFFINE_HERE = Condition("the logits are affine around the sample", _affine_here)
 SAME_REGION = Condition("one linear region from x to x + d", _same_region)
+SMOOTH = Condition("no kink from x to x + d", _smooth)
 BINARY = Condition("two classes", _two_classes)
 BIAS_FREE = Condition("a network without biases: z(t x) = t z(x)", _homogeneous)
 CORRECT = Condition("the sample is classified correctly", _right)

@@ -8,6 +8,7 @@ batch, with the point that PGD finds for the one whose prediction differs.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -22,6 +23,7 @@ from robustreg.terms import CrossEntropy, Term, Vulnerability, weighted
 
 SOURCE = "our derivation of the bound of Yang, Kong & Kim 2023 (arXiv 2206.03353)"
 CODE = "the losses of the authors' code of ARoW and MART"
+SMOOTHING = 0.2
 
 
 def attack(case: Case) -> PGD:
@@ -82,9 +84,25 @@ def _weaker(case: Case) -> tuple[Tensor, Tensor]:
 
 
 def _smoothing(case: Case) -> tuple[Tensor, Tensor]:
-    a = 0.2
-    gap = case.term(CrossEntropy(smoothing=a, mode="eval")) - case.loss
-    return gap, a * (case.of_label(case.logits) - case.logits.mean(1))
+    gap = case.term(CrossEntropy(smoothing=SMOOTHING, mode="eval")) - case.loss
+    return gap, SMOOTHING * (case.of_label(case.logits) - case.logits.mean(1))
+
+
+def _least(case: Case) -> tuple[Tensor, Tensor]:
+    """The entropy of the smoothed target, which no logits get below."""
+    classes = case.logits.shape[1]
+    other, own = SMOOTHING / classes, 1 - SMOOTHING + SMOOTHING / classes
+    entropy = -(own * math.log(own) + (classes - 1) * other * math.log(other))
+    return torch.full_like(case.loss, entropy), case.term(CrossEntropy(smoothing=SMOOTHING, mode="eval"))
+
+
+def _at_its_minimum(case: Case) -> tuple[Tensor, Tensor]:
+    """The smoothed loss of logits with the gap at which it is smallest."""
+    classes = case.logits.shape[1]
+    gap = math.log((1 - SMOOTHING + SMOOTHING / classes) / (SMOOTHING / classes))
+    best = torch.nn.functional.one_hot(case.y, classes).double() * gap
+    smoothed = torch.nn.functional.cross_entropy(best, case.y, reduction="none", label_smoothing=SMOOTHING)
+    return smoothed, _least(case)[0]
 
 
 CLAIMS = (
@@ -166,5 +184,25 @@ CLAIMS = (
         "=",
         _smoothing,
         meaning="It charges for a logit above the mean, whatever the other probabilities are.",
+    ),
+    Claim(
+        "A9",
+        "label smoothing has a least loss",
+        r"H\bigl((1-a)e_y + \tfrac{a}{C}\bigr) \le \mathrm{LS}_a",
+        CODE,
+        "derived",
+        "<=",
+        _least,
+        meaning="ARoW's clean loss does not reward confidence without end.",
+    ),
+    Claim(
+        "A9b",
+        "which is at a finite gap of the logits",
+        r"z_y - z_k = \log\frac{1-a+a/C}{a/C} \Rightarrow \mathrm{LS}_a = H",
+        CODE,
+        "derived",
+        "=",
+        _at_its_minimum,
+        meaning="3.71 for ten classes and a = 0.2: slopes that grow with the logits are kept in check.",
     ),
 )

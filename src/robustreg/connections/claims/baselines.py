@@ -10,9 +10,9 @@ from torch import Tensor
 from robustreg.connections.case import Case
 from robustreg.connections.claim import Claim, Condition
 from robustreg.connections.claims.single_step import cube
-from robustreg.connections.regions import AFFINE_HERE, BINARY, affine_between, codes
+from robustreg.connections.regions import AFFINE_HERE, BINARY, SAME_REGION, affine_between, codes
 from robustreg.discrepancies import Discrepancy
-from robustreg.penalties import Consistency, GradAlign, GradientNorm
+from robustreg.penalties import Consistency, GradAlign, GradientNorm, LinearityGap
 from robustreg.points import CLEAN, FGSM, Point, Uniform
 from robustreg.terms import LossAt
 
@@ -61,6 +61,29 @@ def _exact_maximiser(case: Case) -> tuple[Tensor, Tensor]:
 def _aligned(case: Case) -> tuple[Tensor, Tensor]:
     values = case.term(GradAlign(cube(case), mode="eval"))
     return values, torch.zeros_like(values)
+
+
+def _logit_gap(case: Case) -> Tensor:
+    return case.logits - case.logits_at(case.end)
+
+
+def _nuclear(case: Case) -> Tensor:
+    """The library's term, which is divided by the batch, times the batch: ``[1]``."""
+    return apart(case, "nuclear") * len(case.x)
+
+
+def _nuclear_low(case: Case) -> tuple[Tensor, Tensor]:
+    return _logit_gap(case).norm().reshape(1), _nuclear(case)
+
+
+def _nuclear_high(case: Case) -> tuple[Tensor, Tensor]:
+    gap = _logit_gap(case)
+    return _nuclear(case), (min(gap.shape) ** 0.5 * gap.norm()).reshape(1)
+
+
+def _llr(case: Case) -> tuple[Tensor, Tensor]:
+    gap = case.term(LinearityGap(case.threat, at=case.displaced, mode="eval"))
+    return gap, apart(case, "kl")
 
 
 NO_KINK = Condition(
@@ -153,5 +176,39 @@ CLAIMS = (
         _aligned,
         (BINARY, AFFINE_HERE, CUBE_REGION),
         meaning="GradAlign measures how far a network is from where one step is enough.",
+    ),
+    Claim(
+        "M9",
+        "NuAT's norm is at least the distance of the logits",
+        r"\|Z - Z'\|_F \le \|Z - Z'\|_*",
+        SOURCE,
+        "derived",
+        "<=",
+        _nuclear_low,
+        of_the_batch=True,
+        meaning="Z holds a batch's logits: a small NuAT term makes a small ALP term.",
+    ),
+    Claim(
+        "M9b",
+        "and at most so much more",
+        r"\|Z - Z'\|_* \le \sqrt{\min(B, C)}\, \|Z - Z'\|_F",
+        SOURCE,
+        "derived",
+        "<=",
+        _nuclear_high,
+        of_the_batch=True,
+        meaning="And the other way round: they differ in how a batch shares the distance among directions.",
+    ),
+    Claim(
+        "M10",
+        "LLR's term is TRADES's in a linear region",
+        r"|L(x+d) - L(x) - d \cdot g| = \mathrm{KL}(p(x) \,\|\, p(x+d))",
+        SOURCE,
+        "derived",
+        "=",
+        _llr,
+        (AFFINE_HERE, SAME_REGION),
+        tolerance=1e-6,
+        meaning="Claim I11 for the terms as they are trained.",
     ),
 )

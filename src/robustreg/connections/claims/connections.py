@@ -10,17 +10,29 @@ Where the library has a term for a functional, the term itself is one of the sid
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from robustreg import numerics
 from robustreg.connections.case import Case
 from robustreg.connections.claim import Claim, Condition
-from robustreg.connections.regions import AFFINE_HERE, BIAS_FREE, BINARY, CORRECT, SAME_REGION
+from robustreg.connections.operators import Hessian
+from robustreg.connections.regions import (
+    AFFINE_HERE,
+    BIAS_FREE,
+    BINARY,
+    CORRECT,
+    SAME_REGION,
+    SMOOTH,
+    affine_between,
+)
 from robustreg.penalties import (
     AnchoredCrossLipschitz,
     Consistency,
     CrossLipschitz,
+    Curvature,
     FisherTrace,
     GradientNorm,
     JacobianNorm,
@@ -189,13 +201,40 @@ def _i9_order(case: Case) -> tuple[Tensor, Tensor]:
     return gradient_change(case).norm(dim=1), straight.norm(dim=1)
 
 
+def _bent(case: Case) -> Tensor:
+    """``grad_x^2 L d`` ``[B, D]`` by differentiating twice, on any network."""
+    return Hessian(case).matvec(case.displacement)
+
+
+def _i9_smooth(case: Case) -> tuple[Tensor, Tensor]:
+    return gradient_change(case).norm(dim=1), _bent(case).norm(dim=1)
+
+
+def _i9_beyond(case: Case) -> tuple[Tensor, Tensor]:
+    moved = torch.einsum("bkd,bk->bd", case.jacobian, case.logits_at(case.end).softmax(1) - case.p)
+    left_over = (gradient_change(case) - moved).norm(dim=1)
+    return left_over, torch.zeros_like(left_over)
+
+
 def _i10(case: Case) -> tuple[Tensor, Tensor]:
     return (case.flat * case.gradient).sum(1), (residual_p(case) * case.logits).sum(1)
 
 
 def _i11(case: Case) -> tuple[Tensor, Tensor]:
-    gap = case.loss_at(case.end) - case.loss - (case.displacement * case.gradient).sum(1)
-    return gap, case.term(Consistency(case.displaced, mode="eval"))
+    return _gap(case), case.term(Consistency(case.displaced, mode="eval"))
+
+
+def _gap(case: Case) -> Tensor:
+    """``L(x + d) - L(x) - d . g``."""
+    return case.loss_at(case.end) - case.loss - (case.displacement * case.gradient).sum(1)
+
+
+def _i11_smooth(case: Case) -> tuple[Tensor, Tensor]:
+    return _gap(case), 0.5 * (case.displacement * _bent(case)).sum(1)
+
+
+def _i11_beyond(case: Case) -> tuple[Tensor, Tensor]:
+    return _gap(case), numerics.kl(case.logits, case.logits_at(case.end))
 
 
 def _i11_order(case: Case) -> tuple[Tensor, Tensor]:
@@ -350,6 +389,30 @@ IDENTITIES = (
         meaning="A finite difference of gradients measures curvature, with an error that its length decides.",
     ),
     Claim(
+        "I9c",
+        "on smooth networks too, with the whole Hessian",
+        r"\| \nabla L(x+d) - \nabla L(x) \| = \| \nabla_x^2 L\, d \| + O(\|d\|^2)",
+        OURS,
+        "derived",
+        "~",
+        _i9_smooth,
+        (SMOOTH,),
+        order=2.0,
+        meaning="CURE measures curvature of every kind: what softmax bends, and what the logits do.",
+    ),
+    Claim(
+        "I9d",
+        "how far a smooth network is from I9",
+        r"\nabla L(x+d) - \nabla L(x) = J^\top (p(x+d) - p(x)) + O(\|d\|)",
+        OURS,
+        "derived",
+        "~",
+        _i9_beyond,
+        (SMOOTH,),
+        order=1.0,
+        meaning="The curvature of the logits themselves is of the same order as the rest; in a region it is 0.",
+    ),
+    Claim(
         "I10",
         "a network without biases",
         r"x \cdot \nabla_x L = (p - e_y) \cdot z",
@@ -375,14 +438,38 @@ IDENTITIES = (
     Claim(
         "I11b",
         "and both are curvature",
-        r"\mathrm{KL}(p(x) \,\|\, p(x+d)) = \tfrac12 d^\top H d + O(\|d\|^3)",
+        r"\mathrm{KL}(p(x) \,\|\, p(x+d)) = \tfrac12 d^\top J^\top S J\, d + O(\|d\|^3)",
         OURS,
         "derived",
         "~",
         _i11_order,
-        (AFFINE_HERE, SAME_REGION),
+        (SMOOTH,),
         order=3.0,
-        meaning="Small steps: TRADES, LLR and curvature regularisation agree.",
+        meaning="Small steps: TRADES is curvature regularisation, on smooth networks with the Fisher matrix.",
+    ),
+    Claim(
+        "I11c",
+        "the linearity gap is the whole Hessian's",
+        r"L(x+d) - L(x) - d \cdot \nabla L(x) = \tfrac12 d^\top \nabla_x^2 L\, d + O(\|d\|^3)",
+        OURS,
+        "derived",
+        "~",
+        _i11_smooth,
+        (SMOOTH,),
+        order=3.0,
+        meaning="On a smooth network LLR also sees the curvature of the logits, which TRADES does not.",
+    ),
+    Claim(
+        "I11d",
+        "how far a smooth network is from I11",
+        r"L(x+d) - L(x) - d \cdot \nabla L(x) = \mathrm{KL}(p(x) \,\|\, p(x+d)) + O(\|d\|^2)",
+        OURS,
+        "derived",
+        "~",
+        _i11_beyond,
+        (SMOOTH,),
+        order=2.0,
+        meaning="LLR and TRADES part at second order, by the curvature of the logits; in a region they do not.",
     ),
 )
 
@@ -448,6 +535,21 @@ def _b5_jacobian(case: Case) -> tuple[Tensor, Tensor]:
 
 def _b5_pairs(case: Case) -> tuple[Tensor, Tensor]:
     return trace(case), 0.5 * pairwise(case).amax((1, 2)) * (1 - squared(case.p))
+
+
+def _b4_loewner(case: Case) -> tuple[Tensor, Tensor]:
+    own = case.p_y[:, None, None] * case.gradient[:, :, None] * case.gradient[:, None]
+    return -torch.linalg.eigvalsh(case.hessian - own)[:, 0], 1e-9 * trace(case)
+
+
+def _b5_softmax(case: Case) -> tuple[Tensor, Tensor]:
+    s = torch.diag_embed(case.p) - case.p[:, :, None] * case.p[:, None]
+    return largest(s), (2 * case.p * (1 - case.p)).amax(1)
+
+
+def _b5_low(case: Case) -> tuple[Tensor, Tensor]:
+    classes = case.logits.shape[1]
+    return 0.5 * case.p.amin(1).square() * classes**2 * cross_lipschitz_term(case), trace(case)
 
 
 def _b5_cl(case: Case) -> tuple[Tensor, Tensor]:
@@ -567,6 +669,25 @@ INEQUALITIES = (
         _b4_eigenvalue,
     ),
     Claim(
+        "B4c",
+        "and in every direction",
+        r"p_y\, g g^\top \preceq H",
+        OURS,
+        "derived",
+        "<=",
+        _b4_loewner,
+        meaning="Curvature penalties contain the input gradient's, as far as the label is believed.",
+    ),
+    Claim(
+        "B5s",
+        "softmax cannot bend more than one half",
+        r"\lambda_{\max}(\mathrm{diag}(p) - p p^\top) \le \max_k 2 p_k (1 - p_k) \le \tfrac12",
+        OURS,
+        "derived",
+        "<=",
+        _b5_softmax,
+    ),
+    Claim(
         "B5",
         "curvature is at most half the squared Jacobian",
         r"\lambda_{\max}(H) \le \tfrac12 \|J_c\|_2^2",
@@ -602,6 +723,16 @@ INEQUALITIES = (
         "derived",
         "<=",
         _b5_cl,
+    ),
+    Claim(
+        "B5e",
+        "from below too",
+        r"\tfrac12 (\min_k p_k)^2 C^2\, \mathrm{CL} \le \mathrm{tr}\,H",
+        OURS,
+        "derived",
+        "<=",
+        _b5_low,
+        meaning="Where all classes are equally likely, curvature is half of cross-Lipschitz, exactly.",
     ),
     Claim(
         "B6",
@@ -662,23 +793,43 @@ def _bin_ratio(case: Case) -> tuple[Tensor, Tensor]:
     return squared(case.gradient) * case.p_y, _wrong(case) * trace(case)
 
 
-def _bin_worst(case: Case) -> tuple[Tensor, Tensor]:
+def _bin_tight(case: Case) -> tuple[Tensor, Tensor]:
+    return igr(case), (2 * cross_lipschitz_term(case)).sqrt() * _wrong(case)
+
+
+def _bin_curvature_ratio(case: Case) -> tuple[Tensor, Tensor]:
+    return trace(case), 2 * case.p_y * _wrong(case) * cross_lipschitz_term(case)
+
+
+def _steepest_end(case: Case, norm: str) -> Tensor:
+    threat = Threat(norm, case.radius, bounds=None)
+    return case.x + threat.steepest(case.gradient.reshape(case.x.shape))
+
+
+def _bin_worst(case: Case, norm: str = "l2", dual: float = 2.0) -> tuple[Tensor, Tensor]:
     """The steepest step is the worst case of an affine binary network, and the loss there has a closed form."""
-    threat = Threat("l2", case.radius, bounds=None)
-    end = case.x + threat.steepest(case.gradient.reshape(case.x.shape))
     margin = numerics.margin(case.logits, case.y)
-    closed = torch.nn.functional.softplus(-margin + case.radius * weight(case).norm(dim=1))
-    return case.loss_at(end), closed
+    slope = torch.linalg.vector_norm(weight(case), ord=dual, dim=1)
+    return case.loss_at(_steepest_end(case, norm)), torch.nn.functional.softplus(
+        -margin + case.radius * slope
+    )
 
 
-def _steepest_stays(case: Case) -> Tensor:
-    from robustreg.connections.regions import affine_between
+def _bin_cure(case: Case) -> tuple[Tensor, Tensor]:
+    """CURE's step of l2 length h along the sign of the gradient, as the library's term takes it."""
+    change = case.term(Curvature(case.radius, squared=False, mode="eval"))
+    w, size = weight(case), case.flat.shape[1] ** 0.5
+    return change, case.radius * case.p_y * _wrong(case) * w.abs().sum(1) * w.norm(dim=1) / size
 
-    threat = Threat("l2", case.radius, bounds=None)
-    return affine_between(case, case.x, case.x + threat.steepest(case.gradient.reshape(case.x.shape)))
 
-
-STEEPEST_REGION = Condition("one linear region up to the steepest step", _steepest_stays)
+STEEPEST_REGION = Condition(
+    "one linear region up to the steepest step",
+    lambda c: affine_between(c, c.x, _steepest_end(c, "l2")),
+)
+SIGN_REGION = Condition(
+    "one linear region up to the step along the gradient's sign",
+    lambda c: affine_between(c, c.x, _steepest_end(c, "linf")),
+)
 
 BINARY_CASE = (
     Claim(
@@ -756,6 +907,53 @@ BINARY_CASE = (
         (BINARY, AFFINE_HERE, STEEPEST_REGION),
         tolerance=1e-7,
         meaning="To first order in the radius, adversarial training is input-gradient regularisation.",
+    ),
+    Claim(
+        "T7b",
+        "and under linf",
+        r"\max_{\|d\|_\infty \le \epsilon} L(x+d) = \log(1 + e^{-m + \epsilon \|w\|_1})",
+        OURS,
+        "derived",
+        "=",
+        partial(_bin_worst, norm="linf", dual=1.0),
+        (BINARY, AFFINE_HERE, SIGN_REGION),
+        tolerance=1e-7,
+        meaning="FGSM is exact, and the dual norm of the logits' difference is all that matters.",
+    ),
+    Claim(
+        "T8",
+        "two classes: bound B2b is attained",
+        r"\|g\|_2 = \sqrt{2\,\mathrm{CL}}\,(1-p_y)",
+        OURS,
+        "derived",
+        "=",
+        _bin_tight,
+        (BINARY,),
+        meaning="Input-gradient regularisation is cross-Lipschitz regularisation times a factor of confidence.",
+    ),
+    Claim(
+        "T9",
+        "two classes: curvature against cross-Lipschitz",
+        r"\mathrm{tr}\,H = 2 p_y (1-p_y)\,\mathrm{CL}",
+        OURS,
+        "derived",
+        "=",
+        _bin_curvature_ratio,
+        (BINARY,),
+        meaning="So is curvature, with a factor that fades on both sides.",
+    ),
+    Claim(
+        "T10",
+        "two classes: CURE in closed form",
+        r"\|\nabla L(x+hv) - \nabla L(x)\| = h\,p_y(1-p_y)\,\|w\|_1 \|w\|_2 / \sqrt{D} + O(h^2),\ "
+        r"v = \mathrm{sign}(g)/\sqrt{D}",
+        OURS,
+        "derived",
+        "~",
+        _bin_cure,
+        (BINARY, AFFINE_HERE, SIGN_REGION),
+        order=2.0,
+        meaning="The sign's direction brings the l1 norm in, which is what linf attacks see.",
     ),
 )
 

@@ -18,6 +18,7 @@ from robustreg.points import Point
 from robustreg.threat import Threat
 
 SOURCE = "derived for the terms of Vivek & Babu 2020 (arXiv 2002.00614)"
+TAU = 0.4
 
 
 def cube(case: Case) -> Threat:
@@ -83,6 +84,23 @@ def _r3(case: Case) -> tuple[Tensor, Tensor]:
     return value, torch.zeros_like(value)
 
 
+def _r1_one_step(case: Case) -> tuple[Tensor, Tensor]:
+    values = case.term(SatR1(cube(case), steps=1, samples=None, mode="eval"))
+    return values, torch.zeros_like(values)
+
+
+def _r2_without_noise(case: Case) -> tuple[Tensor, Tensor]:
+    values = case.term(SatR2(cube(case), alpha=0.0, mode="eval"))
+    return values, torch.zeros_like(values)
+
+
+def _r3_one_point(case: Case) -> tuple[Tensor, Tensor]:
+    """Both steps whole: the hinge leaves a share of the mean loss at their point."""
+    term = SatR3(cube(case), tau=TAU, low=1.0, alpha=0.0, mode="eval")
+    end = _points(case, term.stack(cube(case)).points)[1]
+    return case.term(term), (1 - TAU) * case.loss_at(end).mean().reshape(1)
+
+
 CLAIMS = (
     Claim(
         "S1",
@@ -144,5 +162,34 @@ CLAIMS = (
         ),
         of_the_batch=True,
         meaning="With a share of one the hinge is active only if a larger step finds a smaller loss: masked gradients.",
+    ),
+    Claim(
+        "S5",
+        "R1 of one step is nothing",
+        r"T = 1 \Rightarrow R_1 = 0",
+        SOURCE,
+        "derived",
+        "=",
+        _r1_one_step,
+    ),
+    Claim(
+        "S6",
+        "and so is R2 without noise",
+        r"\alpha = 0 \Rightarrow R_2 = 0",
+        SOURCE,
+        "derived",
+        "=",
+        _r2_without_noise,
+    ),
+    Claim(
+        "S7",
+        "R3 of equal steps is a share of the loss",
+        r"x_{\mathrm{low}} = x_{\mathrm{high}} \Rightarrow R_3 = (1-\tau)\, \ell",
+        SOURCE,
+        "derived",
+        "=",
+        _r3_one_point,
+        of_the_batch=True,
+        meaning="With a share below one the hinge is active where the loss hardly grows: it asks for growth.",
     ),
 )
