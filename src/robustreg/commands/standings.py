@@ -134,12 +134,21 @@ def _condition(run: Run) -> Condition | None:
     evaluation = run.evaluation
     if evaluation is None or evaluation.worst is None:
         return None
-    data = run.info.get("data")
-    what = [data.get("name"), data.get("sha256")] if isinstance(data, dict) else [data]
+    attacked = [*_data(run), evaluation.n]
     attacks = sorted(
         attack.attack or attack.name for attack in evaluation.attacks if attack.status == "counted"
     )
-    return str(sorted(evaluation.threat.items())), str([*what, evaluation.n]), str(attacks)
+    return str(sorted(evaluation.threat.items())), str(attacked), str(attacks)
+
+
+def _data(run: Run) -> list[object]:
+    """The data set's name, and the hash of its test part."""
+    data = run.info.get("data")
+    if not isinstance(data, dict):
+        return [data]
+    hashes = data.get("hashes")
+    test = hashes.get("test") if isinstance(hashes, dict) else None
+    return [data.get("name"), test or data.get("sha256")]
 
 
 def _differences(group: Group, condition: Condition | None, usual: Condition) -> tuple[str, ...]:
