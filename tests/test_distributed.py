@@ -23,6 +23,7 @@ OBJECTIVES = {
     "squared": rr.CrossEntropy() + 5 * rr.GradientNorm(L2, squared=True),
     "difference": rr.CrossEntropy() + rr.GradientNorm(L2, estimator="central"),
     "perturbed": rr.Objective.of(rr.Perturbed(L2)),
+    "one backward": rr.CrossEntropy() + rr.Perturbed(L2) + 0.1 * rr.GradientNorm(L2, estimator="forward"),
     "everything": rr.CrossEntropy()
     + rr.GradientNorm(L2)
     + rr.CrossEntropy(at=rr.PGD(LINF, 2, start=rr.Clean()))

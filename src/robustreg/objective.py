@@ -22,7 +22,7 @@ from robustreg.points import Point
 from robustreg.probe import Held, Needs, Probe, check_samples
 from robustreg.schedules import Weight, times, weight_at
 from robustreg.streams import Stream
-from robustreg.terms import Term, mean_over_samples
+from robustreg.terms import Term, mean_over_samples, samples_of
 from robustreg.threat import Threat
 
 
@@ -182,7 +182,6 @@ class Objective:
         """The terms' values on a probe and their weighted sum."""
         values: dict[str, Tensor] = {}
         means: dict[str, Tensor] = {}
-        total: Tensor | None = None
         entries = [(name, w, t) for name, (w, t) in zip(self.names, self.entries, strict=True)]
         for name, weight, term in entries:
             if _only_logged(weight):
@@ -190,8 +189,15 @@ class Objective:
             probe.asking = name
             values[name] = _shaped(term, term(probe), probe)
             means[name] = mean_over_samples(values[name], term, probe)
-            summand = weights[name] * means[name]
-            total = summand if total is None else total + summand
+        total: Tensor | None = None
+        for (
+            name,
+            _,
+            term,
+        ) in entries:  # only now it is known which gradients the terms have found on their way
+            if name in means:
+                summand = weights[name] * _total(values[name], term, probe)
+                total = summand if total is None else total + summand
         for (
             name,
             weight,
@@ -315,6 +321,13 @@ def _shaped(term: Term, value: Tensor, probe: Probe) -> Tensor:
         f"the term {term.name} must give values per sample [B] = [{probe.x.shape[0]}] or a scalar, "
         f"but gave {list(value.shape)}"
     )
+
+
+def _total(values: Tensor, term: Term, probe: Probe) -> Tensor:
+    """The mean of a term's values, to be differentiated."""
+    if values.ndim == 0:
+        return values
+    return probe.total(values, lambda v: mean_over_samples(v, term, probe), samples_of(term, probe))
 
 
 def _only_logged(weight: Weight) -> bool:

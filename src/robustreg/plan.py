@@ -33,11 +33,13 @@ class Plan:
 
     Attributes:
         forwards: runs of the network.
-        input_backwards: backward passes from a loss to the input, of attacks and gradient penalties.
-        parameter_backwards: forwards whose graph the loss's backward traverses to the parameters.
+        input_backwards: backward passes from a loss to the input alone, of attacks and gradient penalties.
+        parameter_backwards: forwards whose graph a backward traverses to the parameters.
         double_backwards: input gradients that the loss's backward traverses again.
         rows: the passes one by one.
         teacher_forwards: runs of other networks: of a teacher, or of an average of the weights.
+        joint_backwards: those of the parameter backwards that give the input gradient as well, and so replace an input
+            backward.
     """
 
     forwards: int
@@ -46,6 +48,7 @@ class Plan:
     double_backwards: int
     rows: tuple[PlanRow, ...] = ()
     teacher_forwards: int = 0
+    joint_backwards: int = 0
 
     @property
     def relative_cost(self) -> float:
@@ -70,10 +73,11 @@ class Plan:
         for row, times in grouped.items():
             kind = row.kind if times == 1 else f"{times} x {row.kind}"
             lines.append(f"{kind:<20} {row.point:<12} {row.mode:<6} {', '.join(row.asked_by)}")
+        joint = f" ({self.joint_backwards} to the input too)" if self.joint_backwards else ""
         teachers = f"{self.teacher_forwards} teacher forward, " if self.teacher_forwards else ""
         lines.append(
             f"per step: {self.forwards} forward, {teachers}{self.input_backwards} input backward, "
-            f"{self.parameter_backwards} parameter backward, {self.double_backwards} double backward "
+            f"{self.parameter_backwards} parameter backward{joint}, {self.double_backwards} double backward "
             f"(about {self.relative_cost:.1f} plain steps)"
         )
         return "\n".join(lines)
@@ -125,13 +129,15 @@ def count(objective: Objective, shape: tuple[int, ...], classes: int, evaluation
             loss = objective.evaluate(probe, objective.weights_at(0.5)).loss
             passes += probe.passes
             reached += _reached(probe.passes, loss)
+    joint = sum(p.kind == "joint backward" for p in passes)
     return Plan(
         forwards=sum(p.kind == "forward" for p in passes),
         input_backwards=sum(p.kind == "input backward" for p in passes),
-        parameter_backwards=sum(p.kind == "forward" for p in reached),
+        parameter_backwards=sum(p.kind == "forward" for p in reached) + joint,
         double_backwards=sum(p.kind == "input backward" for p in reached),
         rows=tuple(PlanRow(p.kind, p.point, p.mode, tuple(p.asked_by)) for p in passes),
         teacher_forwards=sum(p.kind == "teacher forward" for p in passes),
+        joint_backwards=joint,
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from robustreg.losses import Loss, RowLoss, bound_loss, labelled
 from robustreg.memory import Memory
 from robustreg.modes import Mode, Model, Statistics, live_statistics, running
+from robustreg.one_backward import NO_GRADIENT, ParameterGradient, parameter_gradient
 from robustreg.points import CLEAN, Point
 from robustreg.schedules import Weight, weight_at
 from robustreg.streams import Stream, global_seed
@@ -24,6 +25,7 @@ from robustreg.threat import Threat
 
 ForwardKey = tuple[Point, Mode, Point]
 GradKey = tuple[Point, Loss, Mode, Point]
+Part = tuple[float, Tensor, GradKey]  # a factor, a loss [B], and what it is the loss of
 
 
 @dataclass
@@ -39,6 +41,9 @@ class Needs:
         deferred: whether a stateful term's update is to run after the step.
         evaluation: whether a forward runs in ``"eval"`` mode.
         progress: whether something but a term's weight changes with the progress of training.
+        gradients: input gradients that were asked for.
+        uses: the forwards whose logits were asked for with their graph, once for each time.
+        alone: the losses of the probe that a term was and nothing else, once for each time.
     """
 
     input_graph: set[ForwardKey] = field(default_factory=set)
@@ -49,6 +54,20 @@ class Needs:
     deferred: bool = False
     evaluation: bool = False
     progress: bool = False
+    gradients: set[GradKey] = field(default_factory=set)
+    uses: list[ForwardKey] = field(default_factory=list)
+    alone: list[GradKey] = field(default_factory=list)
+
+    def one_backward(self, key: GradKey) -> bool:
+        """Whether one backward of this loss gives its input gradient and all that parameters will ask of the forward.
+
+        It does where a term is that loss and nothing else, and nobody else looks at the forward's graph.
+        """
+        forward = (key[0], key[2], key[3])
+        others = {k for k in self.gradients if (k[0], k[2], k[3]) == forward}
+        if bound_loss(key[1]) is not None:
+            return False  # it may look at other forwards, too
+        return 0 < self.alone.count(key) == self.uses.count(forward) and others == {key} - self.differentiable
 
 
 @dataclass
@@ -75,7 +94,7 @@ class Teacher(Protocol):
 class Pass:
     """One run of the network, or one backward to its input, and who asked for it."""
 
-    kind: str  # "forward", "input backward" or "teacher forward"
+    kind: str  # "forward", "input backward", "joint backward" (to input and parameters) or "teacher forward"
     point: str
     mode: Mode
     asked_by: list[str]
@@ -151,6 +170,8 @@ class Probe:
         self._at: dict[Point, Tensor] = {} if points is None else points
         self._forwards: dict[ForwardKey, _Forward] = {}
         self._grads: dict[GradKey, tuple[Tensor, Pass, bool]] = {}
+        self._combined: dict[int, tuple[Tensor, tuple[Part, ...]]] = {}
+        self._joint: dict[GradKey, ParameterGradient] = {}
         self._answers: dict[tuple[object, Point], tuple[Tensor, Pass]] = {}
 
     # -- what terms and points ask for ---------------------------------------------------------------------------
@@ -184,7 +205,44 @@ class Probe:
         dropout_of: Point | None = None,
     ) -> Tensor:
         """The loss ``[B]`` at a point; 0 for samples without a label where the loss reads labels."""
-        return self.loss_function(loss, mode)(self.logits(point, mode, dropout_of=dropout_of), None)
+        forward = self._forward(point, mode, dropout_of, input_graph=False)
+        losses = self.loss_function(loss, mode)(forward.logits, None)
+        key = (point, loss, self._serving(point, mode, dropout_of or point), dropout_of or point)
+        return self._said(losses, ((1.0, losses, key),))
+
+    def combined(self, *summands: tuple[float, Tensor]) -> Tensor:
+        """A linear combination ``[B]`` of losses of this probe: pairs (factor, loss).
+
+        It says more than the same sum written out: the objective then knows how the result depends on each loss.
+        """
+        values = sum(factor * losses for factor, losses in summands)
+        assert isinstance(values, Tensor)
+        parts = [
+            (factor * inner, losses, key)
+            for factor, summand in summands
+            for inner, losses, key in self._parts_of(summand)
+        ]
+        return (
+            self._said(values, tuple(parts)) if all(self._parts_of(loss) for _, loss in summands) else values
+        )
+
+    def total(self, values: Tensor, mean: Callable[[Tensor], Tensor], count: Tensor | int) -> Tensor:
+        """A term's mean to be differentiated: that of ``values [B]``, whose sum ``mean`` divides by ``count``.
+
+        Where the values are losses of this probe and nothing else, the gradient of one by the parameters may be known
+        from the backward that found its input gradient: then its forward is not traversed again.
+        """
+        parts = self._parts_of(values)
+        if not self._observing:
+            self.asked.alone.extend(key for _, _, key in parts)
+        if not any(key in self._joint for _, _, key in parts):
+            return mean(values)
+        rest = [factor * (losses.detach() if key in self._joint else losses) for factor, losses, key in parts]
+        value = mean(torch.stack(rest).sum(0))
+        for factor, losses, key in parts:
+            if key in self._joint:
+                value = self._joint[key].added(value, factor * mean(losses), factor, count)
+        return value
 
     def grad(
         self,
@@ -202,6 +260,8 @@ class Probe:
         """
         mode = self._serving(point, mode, dropout_of or point)
         key: GradKey = (point, loss, mode, dropout_of or point)
+        if not self._observing:
+            self.asked.gradients.add(key)
         if differentiable and not self._observing:
             self.asked.differentiable.add(key)
         known = self._grads.get(key)
@@ -438,6 +498,8 @@ class Probe:
             self.asked.shared_dropout = True
         if input_graph and not self._observing:
             self.asked.input_graph.add(key)
+        if not input_graph and not self._observing:
+            self.asked.uses.append(key)
         known = self._forwards.get(key)
         if known is None:
             wanted = input_graph or (self._needs is not None and key in self._needs.input_graph)
@@ -450,6 +512,17 @@ class Probe:
                 self._forwards[key] = known
         self._share(known.record)
         return known
+
+    def _said(self, values: Tensor, parts: tuple[Part, ...]) -> Tensor:
+        """Values, of which it is known from now on what they are made of."""
+        if not torch.compiler.is_compiling():  # a compiled graph sees for itself
+            self._combined[id(values)] = values, parts
+        return values
+
+    def _parts_of(self, values: Tensor) -> tuple[Part, ...]:
+        """The losses of this probe that values are a linear combination of; none where that is not known."""
+        known = None if torch.compiler.is_compiling() else self._combined.get(id(values))
+        return known[1] if known is not None and known[0] is values else ()
 
     def _make(self, key: ForwardKey, input_graph: bool) -> _Forward:
         point, mode, dropout = key
@@ -467,13 +540,26 @@ class Probe:
         forward = self._forward(point, mode, dropout, input_graph=True)
         create = differentiable or (self._needs is not None and key in self._needs.differentiable)
         create = create and not self._observing
+        joint = not create and self._goes_to_both(key)
         with torch.enable_grad():
             losses = self.loss_function(loss, mode)(forward.logits, None)
-            g = _gradient(losses, forward.u, retain_graph=True, create_graph=create)
-        record = self._record("input backward", _name(point), mode)
+            if joint:
+                g, self._joint[key] = parameter_gradient(losses, forward.u)
+            else:
+                g = _gradient(losses, forward.u, retain_graph=True, create_graph=create)
+        record = self._record("joint backward" if joint else "input backward", _name(point), mode)
         if self._rehearsing and create:
             record.outputs = g
         return g, record, create
+
+    def _goes_to_both(self, key: GradKey) -> bool:
+        """Whether the backward to the input is to go to the parameters too, which is all that they need of it."""
+        if self._needs is None or self._observing or torch.compiler.is_compiling():
+            return False
+        half = torch.is_autocast_enabled(self.x.device.type) and (
+            torch.get_autocast_dtype(self.x.device.type) == torch.float16
+        )  # there the loss is scaled against underflow before its backward
+        return torch.is_grad_enabled() and not half and self._needs.one_backward(key)
 
     def _leaf(self, z: Tensor) -> Tensor:
         """Coordinates that carry a gradient."""
@@ -561,10 +647,7 @@ def _gradient(losses: Tensor, u: Tensor, *, retain_graph: bool = False, create_g
             total, u, retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
         )
     if g is None:
-        raise ValueError(
-            "there is no gradient from the loss to the model's input: the logits do not depend on it through "
-            "differentiable operations"
-        )
+        raise ValueError(NO_GRADIENT)
     return g
 
 

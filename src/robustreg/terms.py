@@ -233,9 +233,13 @@ def mean_over_samples(values: Tensor, term: Term, probe: Probe) -> Tensor:
     """Mean of values ``[B]`` over the samples that a term speaks of: the labelled ones if it needs labels, else all."""
     if values.ndim == 0:
         return values
-    if "labels" not in term.needs:
-        return values.mean()
-    return torch.where(probe.labels() >= 0, values, 0.0).sum() / probe.labelled()
+    spoken = torch.where(probe.labels() >= 0, values, 0.0) if "labels" in term.needs else values
+    return spoken.sum() / samples_of(term, probe)
+
+
+def samples_of(term: Term, probe: Probe) -> Tensor | int:
+    """How many samples a term speaks of: what the mean over them divides by."""
+    return probe.labelled() if "labels" in term.needs else probe.x.shape[0]
 
 
 def _threats(value: Any) -> Iterator[Threat]:

@@ -80,7 +80,7 @@ class GradientNorm(Term):
     def _difference(self, probe: Probe, threat: Threat) -> Tensor:
         ends = (1.0, 0.0) if self.estimator == "forward" else (0.5, -0.5)
         upper, lower = (self._loss_along(probe, threat, end * self.step) for end in ends)
-        return (upper - lower) / self.step
+        return probe.combined((1 / self.step, upper), (-1 / self.step, lower))
 
     def _loss_along(self, probe: Probe, threat: Threat, t: float) -> Tensor:
         if t == 0.0:
