@@ -54,7 +54,7 @@ def words(keys: Tensor, stream: int, first: int, steps: int, count: int) -> Tens
     return torch.stack(parts, dim=3).flatten(2)[:, :, :count]
 
 
-def below(word: Tensor, n: int) -> Tensor:
+def below(word: Tensor, n: int | Tensor) -> Tensor:
     """Integers in [0, n) from words; for n up to 2^31, each value as likely as the others to n / 2^32."""
     return (word * n) >> 32
 

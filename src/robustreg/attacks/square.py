@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustreg.attacks.corner_walk import CornerWalk
 from robustreg.attacks.row_numbers import draw_keys, words
-from robustreg.attacks.seen import Seen
 from robustreg.attacks.square_moves import Bumps, Corners, Moves, window
 from robustreg.losses import Loss, check_loss, needs_labels
 from robustreg.modes import Mode, check_mode
@@ -18,7 +18,7 @@ from robustreg.probe import Probe
 from robustreg.threat import Threat
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, for 10,000 queries
-_AT_ONCE = 64  # queries whose random numbers are made together
+_AT_ONCE = 256  # queries whose random numbers are made together
 _LOOK_EVERY = 8  # queries on a device that the host would have to wait for
 
 
@@ -117,35 +117,66 @@ class _Search:
         z = self._moves.start(x, first[:, 0])
         best, fooled = self._query(z, rows, restart, 0)
         walk = _Walk(rows, keys, self._moves.frame(x), z, best, fooled)
-        last, numbers = self._attack.queries - 1, first
-        marks = self._moves.marks(z, walk.frame)
-        # On a device the host would have to wait for the number of new points at every query.
-        seen = Seen(marks, self._attack.queries) if marks is not None and x.device.type == "cpu" else None
+        if isinstance(self._moves, Corners):
+            self._walk_corners(walk, restart)
+        else:
+            self._walk_all(walk, restart)
+        self._keep(walk)
+        self._standing = walk.rows[~walk.fooled]
+
+    def _walk_all(self, walk: _Walk, restart: int) -> None:
+        """Every query of every sample."""
+        last = self._attack.queries - 1
         for query in range(last):
             if query % _AT_ONCE == 0:
-                count = self._moves.step_words(self._image[0])
-                numbers = words(walk.keys, restart, 1 + query, min(_AT_ONCE, last - query), count)
+                numbers = self._numbers(walk, restart, query)
             if self._due(walk.fooled, query):
-                self._keep(walk)
                 stay = ~walk.fooled
-                walk.keep(stay)
+                self._leave_out(walk, stay)
                 numbers = numbers[stay]
-                if seen is not None:
-                    seen.keep(stay)
                 if walk.rows.numel() == 0:
                     break
             size = window(self._attack.share(query), self._image, self._moves.least)
             trial = self._moves.step(walk.z, walk.frame, size, numbers[:, query % _AT_ONCE])
-            marks = None if seen is None else self._moves.marks(trial, walk.frame)
-            if seen is None or marks is None:
-                walk.take(trial, *self._query(trial, walk.rows, restart, 1 + query))
-                continue
-            at = seen.new(marks).nonzero().squeeze(1)
-            if at.numel():
-                trial = trial[at]
-                walk.take_at(at, trial, *self._query(trial, walk.rows[at], restart, 1 + query))
+            walk.take(trial, *self._query(trial, walk.rows, restart, 1 + query))
+
+    def _walk_corners(self, walk: _Walk, restart: int) -> None:
+        """The queries that lead to new points, each sample at its own."""
+        last = self._attack.queries - 1
+        corners = CornerWalk(walk.frame, walk.z, self._attack.queries)
+        for query in range(0, last, _AT_ONCE):
+            stay = ~walk.fooled
+            if not stay.all():
+                self._leave_out(walk, stay)
+                corners.keep(stay)
+            if walk.rows.numel() == 0:
+                break
+            count = min(_AT_ONCE, last - query)
+            shares = (self._attack.share(query + i) for i in range(count))
+            corners.plan(
+                [window(share, self._image, 1) for share in shares], self._numbers(walk, restart, query)
+            )
+            turn = 0
+            while True:
+                at, _, trial = corners.next(~walk.fooled)
+                if at.numel() == 0:
+                    break
+                losses, wrong = self._query(trial, walk.rows[at], restart, 1 + query, turn)
+                better = (losses > walk.best[at]) | wrong
+                at, trial = at[better], trial[better]
+                walk.best[at], walk.fooled[at] = losses[better], wrong[better]
+                corners.move(at, trial)
+                turn += 1
+            walk.z = corners.z
+
+    def _numbers(self, walk: _Walk, restart: int, query: int) -> Tensor:
+        """Random words ``[b, K, count]`` for the queries from this one on."""
+        count = self._moves.step_words(self._image[0])
+        return words(walk.keys, restart, 1 + query, min(_AT_ONCE, self._attack.queries - 1 - query), count)
+
+    def _leave_out(self, walk: _Walk, stay: Tensor) -> None:
         self._keep(walk)
-        self._standing = walk.rows[~walk.fooled]
+        walk.keep(stay)
 
     def _due(self, fooled: Tensor, query: int) -> bool:
         """Whether to take the fooled rows out: looking makes the host wait for the device, so not at every query."""
@@ -199,12 +230,6 @@ class _Walk:
         self.best = torch.where(better, losses, self.best)
         self.z = torch.where(better[:, None, None, None], trial, self.z)
         self.fooled = self.fooled | wrong
-
-    def take_at(self, at: Tensor, trial: Tensor, losses: Tensor, wrong: Tensor) -> None:
-        """The same for the trials of the rows ``at`` alone; nobody of them is fooled."""
-        better = (losses > self.best[at]) | wrong
-        at = at[better]
-        self.best[at], self.z[at], self.fooled[at] = losses[better], trial[better], wrong[better]
 
 
 def _image(shape: torch.Size) -> torch.Size:

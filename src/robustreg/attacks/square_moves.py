@@ -16,7 +16,6 @@ from torch import Tensor
 from robustreg import numerics
 from robustreg.attacks.in_box import project_l1_in_box
 from robustreg.attacks.row_numbers import below, bits, words_for_bits
-from robustreg.attacks.seen import marks_of
 from robustreg.threat import Threat
 
 Window = tuple[int, int]  # height and width
@@ -41,9 +40,6 @@ class Moves(Protocol):
 
     def step(self, z: Tensor, frame: tuple[Tensor, ...], window: Window, words: Tensor) -> Tensor:
         """What to try next, from the best point ``z`` so far."""
-
-    def marks(self, z: Tensor, frame: tuple[Tensor, ...]) -> Tensor | None:
-        """A number ``[b]`` for each point, equal for equal points; None where no point ever comes again."""
 
 
 def window(share: float, image: torch.Size, least: int) -> Window:
@@ -98,10 +94,6 @@ class Corners:
         low, high = frame
         up = bits(words[:, 2:], z.shape[1])[:, :, None, None]
         return torch.where(_mask(z, window, _place(z, window, words[:, :2])), torch.where(up, high, low), z)
-
-    def marks(self, z: Tensor, frame: tuple[Tensor, ...]) -> Tensor:
-        """By which of the pixels are up: there are two places for each, and the search comes back to many."""
-        return marks_of(z > frame[0])
 
 
 @dataclass(frozen=True)
@@ -163,9 +155,6 @@ class Bumps:
         delta = torch.where(emptied, 0.0, delta)
         delta[at] = new * length.to(z.dtype)[:, :, None, None]
         return self._within(x, delta)
-
-    def marks(self, z: Tensor, frame: tuple[Tensor, ...]) -> None:
-        """Lengths are real numbers."""
 
     def _within(self, x: Tensor, delta: Tensor) -> Tensor:
         if self.threat.norm == 1:
