@@ -10,9 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustreg.connections import Case, border_distance
+from robustreg.connections import Case, border_distance, fitting_radius
 from robustreg.connections.kinks import Kinks
-from robustreg.connections.regions import AFFINE_HERE, BIAS_FREE, BINARY, SAME_REGION, affine_between, codes
+from robustreg.connections.regions import (
+    AFFINE_HERE,
+    BIAS_FREE,
+    BINARY,
+    LENGTHS,
+    SAME_REGION,
+    affine_between,
+    codes,
+)
 
 KINKED = ["relu_pool", "batch_norm", "by_hand", "two_classes"]
 
@@ -38,6 +46,26 @@ def test_a_segment_is_affine_exactly_where_codes_are_equal(name: str, network: A
         assert torch.equal(claimed, same)
         seen |= set(claimed.tolist())
     assert seen == {True, False}
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_the_radius_that_fits_is_the_largest_that_does(name: str, network: Any, samples: Tensor) -> None:
+    case = case_of(network, name, samples)
+    radius = fitting_radius(case)
+    assert SAME_REGION.measure(case.at_radius(radius)).sum() >= 3
+    larger = [r for r in LENGTHS if r > radius]
+    assert all(SAME_REGION.measure(case.at_radius(r)).sum() < 3 for r in larger)
+
+
+def test_a_radius_for_networks_with_few_or_no_regions(network: Any, samples: Tensor) -> None:
+    assert fitting_radius(case_of(network, "gelu", samples, 0.7)) == 0.7
+    assert fitting_radius(case_of(network, "affine", samples)) == LENGTHS[0]
+    # a unit for each of many thresholds: a kink every 2e-4 of the first feature's way
+    steps = nn.Sequential(nn.Flatten(), nn.Linear(16, 5000), nn.ReLU(), nn.Linear(5000, 3)).double()
+    steps[1].weight.data.zero_()
+    steps[1].weight.data[:, 0] = 1.0
+    steps[1].bias.data = -torch.linspace(0, 1, 5000).double()
+    assert fitting_radius(Case(steps, samples, torch.arange(6) % 3)) < 1e-3
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, math.inf])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .workflow import Setting
 
 FILE, PAGE = "connections.json", "connections.html"
-SAMPLES = 16
+SAMPLES, RADIUS = 16, 1e-3
 LARGEST = 4 << 30  # bytes of a Hessian for every sample, in float64
 
 
@@ -39,8 +39,14 @@ def connections(
         typer.Option("--claims", metavar="I1,B4", help="These claims only.", show_default=False),
     ] = None,
     radius: Annotated[
-        float, typer.Option("--radius", help="l2 length of the displacement that claims speak of.")
-    ] = 1e-3,
+        float | None,
+        typer.Option(
+            "--radius",
+            help="l2 length of the displacement that claims speak of; by default the largest of some lengths, 1e-2 "
+            "to 1e-5, at which half of the samples stay in their linear region.",
+            show_default=False,
+        ),
+    ] = None,
     distances: Annotated[
         int,
         typer.Option(
@@ -87,19 +93,21 @@ def _check_run(
     run: Path,
     samples: int,
     claims: str | None,
-    radius: float,
+    radius: float | None,
     distances: int,
     out: Path | None,
     setting: Setting,
     imports: list[str] | None,
 ) -> None:
-    from robustreg.connections import CLAIMS, outcome
+    from robustreg.connections import CLAIMS, fitting_radius, outcome
     from robustreg.files import write_json_atomic
 
-    if not radius > 0:
+    if radius is not None and not radius > 0:
         raise UsageError(f"--radius is a length above 0, got {radius}")
     chosen = _chosen(CLAIMS, claims)
-    case = _case(run, samples, radius, setting, imports)
+    case = _case(run, samples, radius or RADIUS, setting, imports)
+    if radius is None:
+        case = case.at_radius(fitting_radius(case))
     outcomes = [outcome.outcome(claim, claim.residual(case)) for claim in chosen]
     result: dict[str, Any] = {
         "format": 1,

@@ -11,7 +11,7 @@ from robustreg.connections.case import Case
 from robustreg.connections.certificates import Sandwich, distance_bounds
 from robustreg.connections.claim import Claim, Condition, Residual
 from robustreg.connections.claims import CLAIMS
-from robustreg.connections.regions import border_distance
+from robustreg.connections.regions import border_distance, fitting_radius
 
 __all__ = [
     "CLAIMS",
@@ -22,4 +22,5 @@ __all__ = [
     "Sandwich",
     "border_distance",
     "distance_bounds",
+    "fitting_radius",
 ]

@@ -16,6 +16,7 @@ from robustreg.connections.kinks import Kinks
 
 TINY = 1e-9  # relative; float64 leaves some 1e-13 after a network of ordinary depth
 PROBES = 4
+LENGTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)  # below, too little is left above rounding
 
 
 def codes(case: Case, x: Tensor) -> Tensor:
@@ -114,6 +115,21 @@ SMOOTH = Condition("no kink from x to x + d", _smooth)
 BINARY = Condition("two classes", _two_classes)
 BIAS_FREE = Condition("a network without biases: z(t x) = t z(x)", _homogeneous)
 CORRECT = Condition("the sample is classified correctly", _right)
+
+
+def fitting_radius(case: Case, share: float = 0.5) -> float:
+    """The largest of some radii at which a share of the samples stay in their linear region along their direction.
+
+    The smallest one where none is small enough; for a network without regions ``case.radius``.
+    """
+    affine = case.measured(AFFINE_HERE.measure)
+    if not bool(affine.any()):
+        return case.radius
+    for radius in LENGTHS:
+        stays = SAME_REGION.measure(case.at_radius(radius)) & affine
+        if float(stays.double().sum()) >= share * float(affine.double().sum()):
+            return radius
+    return LENGTHS[-1]
 
 
 def border_distance(case: Case, p: float, chunk: int = 256) -> Tensor:

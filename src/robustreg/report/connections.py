@@ -109,7 +109,8 @@ def _by_source(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _has_order(entry: Mapping[str, Any]) -> bool:
-    return bool(entry["applies"]) and len(_points(entry)) > 1
+    """Whether there is an error to draw: rounding alone looks like a claim that fails."""
+    return bool(entry["applies"]) and not entry["below_rounding"] and len(_points(entry)) > 1
 
 
 def _points(entry: Mapping[str, Any]) -> list[tuple[float, float]]:
