@@ -14,7 +14,7 @@ from robustreg.connections.claims.connections import hessian_by_autograd
 from robustreg.connections.operators import CentredJacobian, Fisher, GaussNewton, Hessian, Jacobian, Operator
 
 Build = Callable[[str], nn.Module]
-NETWORKS = ["relu_pool", "batch_norm", "by_hand", "gelu", "attention", "affine", "two_classes"]
+NETWORKS = ["relu_pool", "batch_norm", "by_hand", "gelu", "attention", "encoder", "affine", "two_classes"]
 
 
 def case_of(network: Build, name: str, samples: Tensor) -> Case:
@@ -86,6 +86,16 @@ def test_frobenius_norms_within_their_error_bars(network: Build, samples: Tensor
     for operator, matrix in ((Jacobian(case), case.jacobian), (CentredJacobian(case), case.centred)):
         estimate = operator.frobenius_squared(draws=300)
         assert ((estimate.value - matrix.square().sum((1, 2))).abs() <= 5 * estimate.error).all()
+
+
+def test_frobenius_norms_by_sketch_are_exact_for_few_classes(network: Build, samples: Tensor) -> None:
+    case = case_of(network, "gelu", samples)
+    for operator, matrix in ((Jacobian(case), case.jacobian), (CentredJacobian(case), case.centred)):
+        estimate = operator.frobenius_squared_by_sketch(draws=9)
+        torch.testing.assert_close(estimate.value, matrix.square().sum((1, 2)), rtol=1e-8, atol=1e-12)
+    sketch = Hessian(case).frobenius_squared_by_sketch(draws=24)  # of a larger rank than the sketch
+    truth = hessian_by_autograd(case).square().sum((1, 2))
+    assert ((sketch.value - truth).abs() <= 5 * sketch.error + 1e-9 * truth).all()
 
 
 @pytest.mark.parametrize("name", ["relu_pool", "gelu", "two_classes"])

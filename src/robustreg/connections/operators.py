@@ -89,6 +89,10 @@ class Operator(ABC):
         size, product = (rows, self.rmatvec) if rows <= columns else (columns, self.matvec)
         return _mean(product(u).square().sum(1) for u in _signs(self.case, (batch, size), draws, seed))
 
+    def frobenius_squared_by_sketch(self, draws: int = 32, seed: int = 0) -> Estimate:
+        """``||A||_F^2`` as the trace of ``A A^T`` or ``A^T A``, whichever is smaller, by Hutch++."""
+        return Gram(self).trace_by_sketch(draws, seed)
+
     def spectral_norm(self, tolerance: float = 1e-6, most: int = 200, seed: int = 0) -> Norm:
         """The largest singular value by power iteration on ``A^T A``.
 
@@ -152,7 +156,7 @@ class Symmetric(Operator):
 
     def trace(self, draws: int = 32, seed: int = 0) -> Estimate:
         """``tr A`` by Hutchinson's estimator, ``E v^T A v`` over random signs ``v``."""
-        vectors = _signs(self.case, self.case.flat.shape, draws, seed)
+        vectors = _signs(self.case, self.shape[:2], draws, seed)
         return _mean((v * self.matvec(v)).sum(1) for v in vectors)
 
     def trace_by_sketch(self, draws: int = 32, seed: int = 0) -> Estimate:
@@ -164,7 +168,7 @@ class Symmetric(Operator):
         third = draws // 3
         if third < 2:
             raise ValueError(f"Hutch++ needs at least 6 draws, got {draws}")
-        sketch = [self.matvec(v) for v in _signs(self.case, self.case.flat.shape, third, seed)]
+        sketch = [self.matvec(v) for v in _signs(self.case, self.shape[:2], third, seed)]
         basis = torch.linalg.qr(torch.stack(sketch, 2)).Q  # [B, D, third], or fewer where D is small
         known = [(q * self.matvec(q)).sum(1) for q in basis.unbind(2)]
 
@@ -172,8 +176,29 @@ class Symmetric(Operator):
             w = v - torch.einsum("bdq,beq,be->bd", basis, basis, v)
             return (w * self.matvec(w)).sum(1)
 
-        rest = _mean(outside(v) for v in _signs(self.case, self.case.flat.shape, third, seed + 1))
+        rest = _mean(outside(v) for v in _signs(self.case, self.shape[:2], third, seed + 1))
         return Estimate(torch.stack(known).sum(0) + rest.value, rest.error)
+
+
+class Gram(Symmetric):
+    """``A A^T`` of another operator, or ``A^T A`` where that is smaller."""
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__(operator.case)
+        self.operator = operator
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(B, N, N)`` with ``N`` the smaller side."""
+        batch, rows, columns = self.operator.shape
+        return batch, min(rows, columns), min(rows, columns)
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """``A (A^T v)`` or ``A^T (A v)``."""
+        _, rows, columns = self.operator.shape
+        if rows <= columns:
+            return self.operator.matvec(self.operator.rmatvec(v))
+        return self.operator.rmatvec(self.operator.matvec(v))
 
 
 class Jacobian(Operator):
