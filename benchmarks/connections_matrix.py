@@ -31,7 +31,7 @@ BASES: dict[str, dict[str, Any]] = {
     },
     "mnist": {
         "eps": 0.1,
-        "overrides": ["model.width=16", "optimizer.lr=2.0e-3", "epochs=3", "evaluation.samples=1000"],
+        "overrides": ["epochs=3", "evaluation.samples=1000", "evaluation.checkpoint=last"],
     },
 }
 ATTACKS = "[fgsm, {attack: pgd, steps: 20, restarts: 2}, {attack: apgdt, steps: 20}, {attack: square, queries: 500}]"
