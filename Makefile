@@ -19,7 +19,7 @@ demo: $(INSTALLED)  ## train five methods on digits, attack them alike, write a 
 	@$(BIN)/robustreg demo
 
 test: $(INSTALLED)  ## the whole test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(INSTALLED)  ## ruff: lint and format
 	@$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -11,6 +12,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
+
+# One thread a process: the tests' tensors are tiny, and threads of several processes that wait for each other spin.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -119,8 +119,9 @@ def test_a_run_of_something_else(run: Path, overrides: list[str], message: str) 
 
 
 def test_what_is_no_network() -> None:
-    for value in ("runs/plain", "{folder: runs/plain}", "{run: 3}"):
+    for value in ("runs/plain", "{folder: runs/plain}", "{run: 3}", "{run: runs/plain, recipe: plain}"):
         with pytest.raises(
-            RecipeError, match=r"`objective.helper` should be a trained network, `\{run: FOLDER\}`"
+            RecipeError,
+            match=r"`objective.helper` should be a trained network, `\{recipe: NAME\}` to train it",
         ):
             load_recipe("plain", [f"objective={{method: hat, helper: {value}}}"])

@@ -70,5 +70,5 @@ def test_what_is_no_schedule(value: Any, message: str) -> None:
         problems.raise_if_any()
 
 
-def test_the_recipes_that_need_another_run_can_be_checked() -> None:
-    assert load_recipe("srst_awr").objective.options["teacher"] == {"run": "runs/few_labels"}
+def test_the_recipes_that_need_another_can_be_checked() -> None:
+    assert load_recipe("srst_awr").objective.options["teacher"] == {"recipe": "plain"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustreg.config import Recipe, load_recipe, shipped_recipes
+from robustreg.config import Recipe, load_recipe
 
 BATCH = 2
 
@@ -83,41 +82,20 @@ def small(slice_of: Callable[[str], Path]) -> Callable[..., Recipe]:
             path = slice_of(whole.data.name)
             changes += ["data=arrays", f"data.path={path}", "validation.size=10"]
         changes += ["data.labelled=20"] if "labelled" in whole.data.options else []
+        changes += [f"{path}.{change}" for path, spec in others_in(whole) for change in quick(spec["recipe"])]
         return load_recipe(name, [*changes, *more])
 
     return load
 
 
-@pytest.fixture
-def other_runs(
-    small: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, Recipe], None]:
-    """Trains what a recipe starts from or asks for labels, as its comment says how to."""
-    from robustreg.commands.workflow import Setting, train_run
-
-    monkeypatch.chdir(tmp_path)
-
-    def train(name: str, recipe: Recipe) -> None:
-        said = shipped_recipes()[name].read_text()
-        for folder in named_runs(recipe):
-            command = re.search(rf"robustreg train (\S+).* --run-dir {folder}$", said, re.MULTILINE)
-            assert command, f"{name} does not say how {folder} is trained"
-            first = small(command[1], "epochs=1", "validation.attack=null")
-            train_run(first, Path(folder), Setting(progress=False))
-
-    return train
+def others_in(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
+    """The recipes that one names, by the key: where it starts from, and its helper networks."""
+    places = {"start": recipe.start, **{f"objective.{k}": v for k, v in recipe.objective.options.items()}}
+    return [(key, value) for key, value in places.items() if isinstance(value, dict) and "recipe" in value]
 
 
-def named_runs(recipe: Recipe) -> list[str]:
-    """Every run that a recipe names: the one it starts from, and those of helper networks."""
-    return [*([recipe.start] if recipe.start else []), *_runs_in(recipe.objective.model_dump())]
-
-
-def _runs_in(content: Any) -> list[str]:
-    if isinstance(content, list):
-        return [run for item in content for run in _runs_in(item)]
-    if not isinstance(content, dict):
-        return []
-    if set(content) == {"run"}:
-        return [content["run"]]
-    return [run for value in content.values() for run in _runs_in(value)]
+def quick(name: str) -> list[str]:
+    """What makes another recipe's training a matter of a second."""
+    recipe = load_recipe(name)
+    size = [] if recipe.data.name == "digits" else ["validation.size=10"]
+    return ["epochs=1", "validation.attack=null", *size, *NARROW.get(recipe.model.name, [])]

@@ -18,6 +18,7 @@ pytest.importorskip("sklearn")
 import torch
 
 from robustreg import ObjectiveModule
+from robustreg.commands.workflow import Setting, train_needed
 from robustreg.config import Recipe, RecipeError, build, load_recipe, shipped_recipes
 from robustreg.config.components import Builder
 from robustreg.config.objective import build_objective
@@ -86,14 +87,12 @@ def test_every_network_can_be_built(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_a_step_of_every_recipe(
-    name: str, small: Callable[..., Recipe], other_runs: Callable[[str, Recipe], None]
-) -> None:
+def test_a_step_of_every_recipe(name: str, small: Callable[..., Recipe], tmp_path: Path) -> None:
     """Attack, penalties, backward, optimiser and schedule; on the CPU, so a few samples and a narrow network."""
     torch.manual_seed(0)
     recipe = small(name)
-    other_runs(name, recipe)
-    built = build(recipe)
+    train_needed(recipe, tmp_path / "run", Setting(progress=False))
+    built = build(recipe, beside=tmp_path)
     module = ObjectiveModule(built.net, built.objective, seed=recipe.seed)
     optimizer = build_optimizer(recipe.optimizer.name, built.net.parameters(), **recipe.optimizer.options)
     steps = recipe.epochs * steps_per_epoch(RECIPES[name])
@@ -124,7 +123,7 @@ def test_the_objective_is_the_call_of_its_method(name: str) -> None:
     options = dict(section.options)
     for key, value in options.items():
         if isinstance(value, dict):
-            options[key] = torch.nn.Identity() if "run" in value else builder.attack(value, (key,))
+            options[key] = torch.nn.Identity() if "recipe" in value else builder.attack(value, (key,))
     if "threat" in inspect.signature(method).parameters:
         options["threat"] = builder.threat
     called = method(**options)

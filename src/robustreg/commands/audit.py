@@ -44,7 +44,7 @@ def audit(
 
     setting = workflow.Setting(data_dir, device, threads, not no_progress)
     workflow.set_threads(setting)
-    built = build(workflow.recipe_of(run, overrides, imports), data_dir=data_dir)
+    built = build(workflow.recipe_of(run, overrides, imports), data_dir=data_dir, other_runs=False)
     net, samples = workflow.load_net(built, run, setting), workflow.test_samples(built)
     screen = console()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from robustreg.config import Recipe
 
 SAME = ("threat", "data", "evaluation")  # what must agree, or the numbers would not be comparable
+LABELLED = "labelled"  # but for this option of the data: a method may be given fewer labels to train with
 BASE = "plain"  # the recipe whose model and schedule a method without a recipe of its own is trained with
 ALL = "all"
 
@@ -121,7 +122,7 @@ def check_comparable(recipe: Recipe, others: list[Recipe]) -> None:
     """The same data, threat and attacks, or a sentence that says which differ."""
     if not others:
         return
-    one, other = others[0].to_dict(), recipe.to_dict()
+    one, other = _compared(others[0]), _compared(recipe)
     for key in SAME:
         if one[key] != other[key]:
             part = next((k for k in one[key] if one[key][k] != other[key].get(k)), None)
@@ -130,3 +131,9 @@ def check_comparable(recipe: Recipe, others: list[Recipe]) -> None:
                 f"{others[0].name} and {recipe.name} cannot be compared: `{what}` differs "
                 f"({one[key].get(part)} and {other[key].get(part)}); override it for both, such as {what}=..."
             )
+
+
+def _compared(recipe: Recipe) -> dict[str, Any]:
+    content = recipe.to_dict()
+    content["data"].pop(LABELLED, None)
+    return content

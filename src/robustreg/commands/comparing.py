@@ -49,9 +49,13 @@ def run_comparison(recipes: list[Recipe], out: Path, setting: Setting, title: st
     write_json_atomic(out / "compare.json", {"title": title, "runs": listing})
     if len(todo) < len(recipes):
         print_line(f"{len(recipes) - len(todo)} of {len(recipes)} runs are finished already")
+    for recipe in todo:  # now, and not by two runs at a time
+        workflow.train_needed(recipe, out / folder_of(recipe), setting)
     jobs = min(jobs, len(todo))
     failed = _at_once(todo, out, setting, jobs) if jobs > 1 else _in_turn(todo, out, setting)
     leaderboard.show(out)
+    if few := _few_labels(recipes):
+        print_line(f"trained with a label for a part of the samples only: {few}")
     print_line(f"\ncomparison: {out}")
     try:
         from robustreg.report import write_report
@@ -64,6 +68,14 @@ def run_comparison(recipes: list[Recipe], out: Path, setting: Setting, title: st
             f"{len(failed)} of {len(recipes)} runs failed: "
             + "; ".join(f"{name}: {why}" for name, why in failed)
         )
+
+
+def _few_labels(recipes: list[Recipe]) -> str:
+    """The recipes that hide labels from training, each with how many or which share it keeps."""
+    from .compare import LABELLED
+
+    kept = {r.name: r.data.options.get(LABELLED) for r in recipes}
+    return ", ".join(f"{name} ({share})" for name, share in kept.items() if share is not None)
 
 
 def _in_turn(todo: list[Recipe], out: Path, setting: Setting) -> list[tuple[str, str]]:

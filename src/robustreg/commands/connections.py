@@ -151,7 +151,7 @@ def _case(run: Path, samples: int, radius: float, setting: Setting, imports: lis
 
     recipe = workflow.recipe_of(run, imports=imports)
     workflow.set_threads(setting)
-    built = build(recipe, data_dir=setting.data_dir)
+    built = build(recipe, data_dir=setting.data_dir, other_runs=False)
     net = workflow.load_net(built, run, setting)
     test = workflow.test_samples(built)
     test = test.take(min(samples, len(test))).to(workflow.torch_device(setting.device))

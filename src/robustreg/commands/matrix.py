@@ -82,7 +82,7 @@ def _look(run: Run, setting: Setting, samples: int | None, imports: list[str] | 
 
     recipe = workflow.recipe_of(run.folder, imports=imports)
     workflow.set_threads(setting)
-    built = build(recipe, data_dir=setting.data_dir)
+    built = build(recipe, data_dir=setting.data_dir, other_runs=False)
     test = workflow.test_samples(built)
     test = test.take(min(samples or len(test), len(test)))
     file = run.folder / LOOK

@@ -28,7 +28,7 @@ def verify(
         raise UsageError(f"{run} holds no evidence yet; `robustreg evaluate {run}` makes it")
     setting = workflow.Setting(data_dir, device, threads)
     workflow.set_threads(setting)
-    built = build(recipe, data_dir=data_dir)
+    built = build(recipe, data_dir=data_dir, other_runs=False)
     verification = check(evidence, workflow.load_net(built, run, setting), workflow.test_samples(built))
     console().print(str(verification))
     if not verification.ok:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .terminal import UsageError
+from .terminal import UsageError, console
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,8 @@ def train_run(recipe: Recipe, folder: Path, setting: Setting, *, resume: bool = 
     from robustreg.files import write_text_atomic
     from robustreg.training.run import train
 
-    built = build(recipe, data_dir=setting.data_dir)
+    train_needed(recipe, folder, setting)
+    built = build(recipe, data_dir=setting.data_dir, beside=folder.parent)
     if not (folder / RECIPE_FILE).is_file():
         write_text_atomic(folder / RECIPE_FILE, recipe_text(recipe))
     return train(
@@ -72,6 +73,23 @@ def train_run(recipe: Recipe, folder: Path, setting: Setting, *, resume: bool = 
     )
 
 
+def train_needed(recipe: Recipe, folder: Path, setting: Setting) -> None:
+    """Train the recipes that this one needs, beside its `folder`, unless they are there."""
+    from robustreg.config import folder_of, needed
+
+    for other in needed(recipe):
+        own = folder_of(other, folder.parent)
+        if status_of(own) == "finished":
+            continue
+        console().print(f"first: training {other.name}, which {recipe.name} needs: {own}")
+        result = train_run(other, own, setting, resume=(own / "checkpoints" / "last").is_dir())
+        if result.status != "finished":
+            raise UsageError(
+                f"{own}, which {recipe.name} needs, stopped at step {result.step} of {result.total}; "
+                "the same command goes on from there"
+            )
+
+
 def evaluate_run(recipe: Recipe, folder: Path, setting: Setting, *, built: Built | None = None) -> Evaluation:
     """Attack the run's trained network as the recipe says; leaves results, evidence and examples in `folder`."""
     from robustreg.config import build
@@ -79,7 +97,7 @@ def evaluate_run(recipe: Recipe, folder: Path, setting: Setting, *, built: Built
     from robustreg.files import write_text_atomic
 
     set_threads(setting)
-    built = build(recipe, data_dir=setting.data_dir) if built is None else built
+    built = build(recipe, data_dir=setting.data_dir, other_runs=False) if built is None else built
     net = load_net(built, folder, setting)
     test = test_samples(built)
     evaluation = evaluate(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustreg.registry import components
@@ -14,6 +15,7 @@ from robustreg.registry import components
 from . import imports as user_modules
 from .checks import named_options
 from .components import Builder, Invalid
+from .needed import folder_of, needed_recipe
 from .networks import build_net, start_from, trained_net
 from .objective import build_objective
 from .problems import KeyPath, Problems
@@ -54,7 +56,13 @@ class Built:
     distances: dict[str, MinimalNorm]
 
 
-def build(recipe: Recipe, *, data_dir: str | PathLike[str] | None = None, other_runs: bool = True) -> Built:
+def build(
+    recipe: Recipe,
+    *,
+    data_dir: str | PathLike[str] | None = None,
+    other_runs: bool = True,
+    beside: str | PathLike[str] = "runs",
+) -> Built:
     """Build everything a recipe names, data included.
 
     Args:
@@ -62,6 +70,7 @@ def build(recipe: Recipe, *, data_dir: str | PathLike[str] | None = None, other_
         data_dir: folder to look for data files in first.
         other_runs: also load what other runs have trained, the weights that training starts from and helper
             networks. Without them the objective can be looked at and the network evaluated, not trained.
+        beside: the folder of the runs, where the recipes that this one needs have been trained.
 
     Raises:
         RecipeError: something that only building could tell.
@@ -75,7 +84,9 @@ def build(recipe: Recipe, *, data_dir: str | PathLike[str] | None = None, other_
         builder.threat = builder.make_threat(recipe.threat.model_dump(), ("threat",))
         splits = _splits(recipe, builder, data_dir)
         if other_runs:
-            builder.network = lambda run, path: trained_net(run, splits, path, builder)
+            builder.network = lambda spec, path: trained_net(
+                _run_of(spec, path, recipe, Path(beside)), splits, path, builder
+            )
         objective = build_objective(recipe.objective.model_dump(), builder)
         validation = recipe.validation.attack
         attack = None if validation is None else builder.attack(validation, ("validation", "attack"))
@@ -83,13 +94,22 @@ def build(recipe: Recipe, *, data_dir: str | PathLike[str] | None = None, other_
         nearest = _by_name(recipe.evaluation.distances, "distances", builder.nearest, builder)
         net = build_net(recipe, splits.train.shape, splits.train.num_classes, builder)
         if recipe.start is not None and other_runs:
-            start_from(net, recipe.start, ("start",), builder)
+            spec = {"run": recipe.start} if isinstance(recipe.start, str) else recipe.start
+            run = _run_of(spec, ("start", "recipe"), recipe, Path(beside))
+            start_from(net, run, ("start",), builder)
         built = Built(recipe, splits, net, objective, builder.threat, attack, attacks, nearest)
     except Invalid:
         problems.raise_if_any()
         raise
     assert isinstance(built, Built)
     return built
+
+
+def _run_of(spec: dict[str, Any], path: KeyPath, recipe: Recipe, beside: Path) -> str:
+    """The folder of the run that trained a network, which was written as `{run: FOLDER}` or `{recipe: NAME}`."""
+    if "run" in spec:
+        return str(spec["run"])
+    return str(folder_of(needed_recipe(spec, path[:-1], recipe), beside))
 
 
 def build_attacks(recipe: Recipe, builder: Builder) -> dict[str, Point]:

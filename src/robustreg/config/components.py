@@ -29,7 +29,7 @@ class Builder:
     def __init__(self, threat: Any, problems: Problems) -> None:
         self.threat = threat
         self.problems = problems
-        self.network: Callable[[str, KeyPath], Any] = _stand_in  # what another run has trained
+        self.network: Callable[[dict[str, Any], KeyPath], Any] = _stand_in  # what another run has trained
 
     def component(self, kind: str, name: Any, options: dict[str, Any], path: KeyPath) -> Any:
         """The component `name(**options)`."""
@@ -144,10 +144,13 @@ class Builder:
         return self.refuse(path, f"should be a number or a schedule ({known}), but is {value!r}")
 
     def network_of(self, value: Any, path: KeyPath) -> Any:
-        """A network written as `{run: FOLDER}`: the one that the run in that folder has trained."""
-        if not isinstance(value, dict) or set(value) != {"run"} or not isinstance(value["run"], str):
-            self.refuse(path, f"should be a trained network, `{{run: FOLDER}}` of its run, but is {value!r}")
-        return self.network(value["run"], (*path, "run"))
+        """A network written as `{run: FOLDER}`, that of a run, or `{recipe: NAME}`, which is trained first."""
+        given = value if isinstance(value, dict) else {}
+        word = next((word for word in ("run", "recipe") if isinstance(given.get(word), str)), None)
+        if word is None or (word == "run" and len(given) > 1):
+            said = "`{recipe: NAME}` to train it first or `{run: FOLDER}` of its run"
+            self.refuse(path, f"should be a trained network, {said}, but is {value!r}")
+        return self.network(given, (*path, word))
 
     def attack(self, spec: str | dict[str, Any], path: KeyPath) -> Any:
         """A point written as `pgd` or `{attack: pgd, steps: 20}`."""
@@ -229,7 +232,7 @@ def _takes_weight(hint: Any) -> bool:
     return float in options and any(typing.get_origin(option) is Callable for option in options)
 
 
-def _stand_in(run: str, path: KeyPath) -> Any:
+def _stand_in(spec: dict[str, Any], path: KeyPath) -> Any:
     """Where a recipe is only checked, nothing is loaded."""
     from torch import nn
 

@@ -11,6 +11,7 @@ from .checks import check_components
 from .extending import KEY as EXTENDS
 from .extending import extended
 from .find import find_recipe
+from .needed import needed
 from .problems import KeyPath, Problems, RecipeError
 from .schema import Named, Recipe
 from .validation import validate
@@ -63,6 +64,7 @@ def recipe_from(
     check_components(content, problems)
     problems.raise_if_any()
     assert recipe is not None
+    needed(recipe)  # so that what is wrong with them is said now
     return recipe
 
 

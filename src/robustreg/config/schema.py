@@ -130,7 +130,9 @@ class Recipe(Strict):
     objective: ObjectiveSection
     data: Named = Named(name="digits")
     model: Named
-    start: str | None = None  # the folder of a run whose trained weights training starts from
+    start: str | dict[str, Any] | None = (
+        None  # trained weights to start from: {recipe: NAME}, or a run's folder
+    )
     optimizer: Named
     schedule: Named = Named(name="constant")
     epochs: Annotated[int, Field(ge=1)]
@@ -151,6 +153,13 @@ class Recipe(Strict):
     @classmethod
     def _number_as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("start")
+    @classmethod
+    def _where_to_start(cls, value: Any) -> Any:
+        if isinstance(value, dict) and not isinstance(value.get("recipe"), str):
+            raise ValueError(f"should be `{{recipe: NAME}}` or the folder of a run, but is {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _one_average(self) -> Recipe:
