@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Idle OpenMP threads that spin starve each other on small shared machines; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        return _run(words)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]  # mypy wants the stub's own names
+            return _run(words)
     except KeyboardInterrupt as stop:  # an evaluation says in it what is kept
         return _say(str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:  # `robustreg list | head`
@@ -135,6 +138,12 @@ def _missing_extra(error: ModuleNotFoundError) -> str:
 def _say(sentence: str, code: int) -> int:
     print(f"{PROG}: {sentence}", file=sys.stderr)
     return code
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """A sentence, like an error's, and not a place in this library's code."""
+    kind = "warning" if category is UserWarning else category.__name__
+    print(f"{PROG}: {kind}: {message}", file=sys.stderr)
 
 
 def _take_flag(words: list[str], flag: str) -> bool:

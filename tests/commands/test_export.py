@@ -13,25 +13,10 @@ from robustreg.data import load
 from robustreg.evaluation import Evaluation
 from robustreg.integrations import ModelCard, load_exported
 
-QUICK = [
-    "epochs=1",
-    "model.width=4",
-    "evaluation.samples=40",
-    "evaluation.curve=[]",
-    "--no-progress",
-    "--threads",
-    "1",
-]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export") / "run"
-    assert main(["train", "plain", *QUICK, "--run-dir", str(folder)]) == 0
-    return folder
-
 
 def test_the_network_and_its_card(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(trained), "--no-progress", "--threads", "1"]) == 0
+    capsys.readouterr()
     words = [
         "--name",
         "Mine2026Test",

@@ -189,7 +189,7 @@ def test_unclipped_steepest_point_is_no_attack_in_a_box(linear, data):
     ],
 )
 def test_an_attack_that_returns_no_such_tensor_is_an_error(linear, data, threat, attack, error, words):
-    with pytest.raises(error, match=words):
+    with pytest.warns(UserWarning, match="it stopped with"), pytest.raises(error, match=words):
         evaluate(linear, data, {"a": attack}, threat)
 
 
@@ -280,7 +280,7 @@ def test_the_model_is_left_as_found(net, images, fails):
 
     attacks = {"pgd": PGD(threat, steps=2), "rude": raises if fails else lambda m, x, y: rude(m, x, y)}
     if fails:
-        with pytest.raises(RuntimeError, match="no more"):
+        with pytest.warns(UserWarning, match="it stopped with RuntimeError: no more"):
             evaluate(net, images, attacks, threat)
     else:
         result = evaluate(net, images, attacks, threat)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from robustreg.attacks import PGD
+from robustreg.attacks import PGD, ensemble
 from robustreg.evaluation import EvaluationInterrupted, evaluate, verify
-from robustreg.points import FGSM
+from robustreg.evaluation.predict import logits_of
+from robustreg.points import FGSM, draw_per_sample
+from robustreg.streams import derive_seed
 from robustreg.threat import Threat
 
 
@@ -84,18 +87,50 @@ def test_finished_attacks_come_with_the_interrupt(net, images, attacks):
     assert stopped.value.evaluation is None
 
 
-def test_an_attack_that_fails_does_not_lose_those_before(net, images, attacks, tmp_path):
+def test_an_attack_that_fails_does_not_cost_the_others(net, images, attacks, tmp_path):
     threat = Threat("l2", 0.4)
 
     def fails(model, x, y):
-        raise RuntimeError("out of memory")
+        raise RuntimeError("out of memory\nand more")
 
-    with pytest.raises(RuntimeError, match="out of memory"):
-        evaluate(net, images, {**attacks, "fails": fails}, threat, evidence_dir=tmp_path)
+    names = ["fgsm", "fails", "pgd"]
+    with pytest.warns(
+        UserWarning, match="'fails' is not counted: it stopped with RuntimeError: out of memory$"
+    ):
+        first = evaluate(
+            net, images, {n: {**attacks, "fails": fails}[n] for n in names}, threat, evidence_dir=tmp_path
+        )
+    assert [result.status for result in first.attacks] == ["counted", "invalid", "counted"]
+    assert torch.equal(first.worst_case.outcomes, evaluate(net, images, attacks, threat).worst_case.outcomes)
+    assert verify(tmp_path, net, images).ok
     seen, handle = counted(net)
-    evaluate(net, images, attacks, threat, evidence_dir=tmp_path)
+    again = evaluate(net, images, attacks, threat, evidence_dir=tmp_path)
     handle.remove()
-    assert sum(seen) == len(images[0]), "only the clean pass runs again"
+    assert sum(seen) == 2 * len(images[0]), "only the clean pass and the look at gradients run again"
+    assert torch.equal(again.worst_case.outcomes, first.worst_case.outcomes)
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_what_an_attack_did_before_it_failed_is_not_done_again(net, images, tmp_path, monkeypatch):
+    threat = Threat("l2", 0.4)
+    options = {"batch_size": 8, "evidence_dir": tmp_path}
+    whole = evaluate(net, images, {"pgd": PGD(threat, steps=3), "fgsm": FGSM(threat)}, threat)
+    point, calls = PGD.locate, []
+
+    def fails_at_the_third_batch(self, probe):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return point(self, probe)
+
+    monkeypatch.setattr(PGD, "locate", fails_at_the_third_batch)
+    attacks = {"pgd": PGD(threat, steps=3), "fgsm": FGSM(threat)}
+    with pytest.warns(UserWarning, match="out of memory"):
+        evaluate(net, images, attacks, threat, **options)
+    told = []
+    rest = evaluate(net, images, attacks, threat, progress=told.append, **options)
+    assert next(p.done for p in told if p.stage == "pgd") == 16
+    assert torch.equal(rest.outcomes["pgd"], whole.outcomes["pgd"])
 
 
 @pytest.mark.parametrize("change", ["model", "data", "seed", "attack", "threat"])
@@ -139,7 +174,8 @@ def test_functions_are_attacked_again(net, images, tmp_path):
         evaluate(
             net, images, {"a": lambda m, x, y: x}, threat, evidence_dir=tmp_path, progress=stop_at("a", 20)
         )
-    result = evaluate(net, images, {"a": lambda m, x, y: 1 - x}, Threat("linf", 1.0), evidence_dir=tmp_path)
+    threat = Threat("linf", 0.9999)
+    result = evaluate(net, images, {"a": lambda m, x, y: 1 - x}, threat, evidence_dir=tmp_path)
     assert result["a"].score.correct < result.clean.correct
 
 
@@ -174,3 +210,67 @@ def test_a_broken_threat_stays_broken_after_resuming(net, images, tmp_path):
     with pytest.warns(UserWarning, match="lies at linf distance"):
         result = evaluate(net, images, jump, threat, evidence_dir=tmp_path, batch_size=4)
     assert result["jump"].status == "invalid"
+
+
+MEMBERS = {
+    "fgsm": FGSM(Threat("l2", 0.2)),
+    "pgd": PGD(Threat("l2", 0.4), steps=3, restarts=2),
+    "more": PGD(Threat("l2", 0.4), steps=9),
+}
+
+
+@pytest.mark.parametrize(("stage", "done"), [("fgsm", 8), ("pgd", 8), ("more", 1)])
+def test_an_ensemble_goes_on_in_the_middle_of_a_member(net, images, tmp_path, monkeypatch, stage, done):
+    """Who is fooled, and who withstood a member, has not to go through it again."""
+    monkeypatch.setattr(ensemble, "members", lambda threat, version="standard": MEMBERS)
+    threat = Threat("l2", 0.4)
+    attack = {"all": ensemble.StandardEnsemble(threat)}
+    stopped = []
+
+    def press(progress):
+        stopped.append(progress)
+        stop_at(f"all: {stage}", done)(progress)
+
+    whole = evaluate(net, images, attack, threat, batch_size=8, seed=3)
+    with pytest.raises(EvaluationInterrupted):
+        evaluate(
+            net,
+            images,
+            attack,
+            threat,
+            batch_size=8,
+            seed=3,
+            evidence_dir=tmp_path,
+            progress=press,
+        )
+    told = []
+    rest = evaluate(
+        net, images, attack, threat, batch_size=8, seed=3, evidence_dir=tmp_path, progress=told.append
+    )
+    assert torch.equal(rest.outcomes["all"], whole.outcomes["all"])
+    assert whole["all"].attacked.sum() == rest["all"].attacked.sum()
+    first = next(p for p in told if p.stage == f"all: {stage}")
+    assert first.total - first.done == stopped[-1].total - stopped[-1].done, "what was done is not done again"
+    for before in list(MEMBERS)[: list(MEMBERS).index(stage)]:
+        first = next(p for p in told if p.stage == f"all: {before}")
+        assert first.done == first.total
+    assert verify(tmp_path, net, images).ok
+
+
+def test_an_ensemble_is_its_members_one_after_the_other_in_full_batches(net, images, monkeypatch):
+    monkeypatch.setattr(ensemble, "members", lambda threat, version="standard": MEMBERS)
+    threat = Threat("l2", 0.4)
+    told = []
+    by_member = evaluate(
+        net, images, {"all": ensemble.StandardEnsemble(threat)}, threat, batch_size=8, progress=told.append
+    )
+    for name in ("pgd", "more"):
+        steps = [p.done for p in told if p.stage == f"all: {name}"]
+        assert {b - a for a, b in itertools.pairwise(steps[:-1])} == {8}
+    x, y = images
+    attack = ensemble.StandardEnsemble(threat)
+    seeds = [derive_seed(0, "all", i) for i in range(len(y))]
+    found = attack(net, x, y, noise=draw_per_sample(attack, x, seeds))
+    at_once = logits_of(net, found).argmax(1) == y
+    assert torch.equal(at_once, by_member["all"].score.outcomes)
+    assert 0 < by_member["all"].score.correct < by_member.clean.correct

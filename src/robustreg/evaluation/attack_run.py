@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robustreg.attacks.ensemble import StandardEnsemble
 from robustreg.evaluation.crafting import Attack, Crafter, content, problem
 from robustreg.evaluation.hashes import json_sha256
 from robustreg.evaluation.packing import pack
@@ -46,54 +47,106 @@ def run_attack(
     """Run the attack on the samples in `targets` `[N]` bool and return what it did.
 
     Its points are held to `threat` (None: only finite). The work is saved now and then, at the end, and when
-    anything stops it; a call with the same model, data, seed, attack and targets goes on from there.
+    anything stops it; a call with the same model, data, seed, attack and targets goes on from there. An error
+    in the attack is noted in its work: it must not cost what other attacks find.
     """
     key = _key(setting, name, attack, threat, targets)
     work = (setting.store.load(key) if setting.store and key else None) or Work.empty(len(setting.samples))
-    crafter = Crafter(name, attack, setting.seed)
-    total = int(targets.sum())
     saved = time.monotonic()
 
     def save() -> None:
         if setting.store and key:
             setting.store.save(key, work, setting.samples.x)
 
-    def report() -> None:
-        setting.report(Progress(stage, int(work.attacked.sum()), total, int(work.standing.sum())))
-
-    report()
-    todo = (targets & ~work.attacked).nonzero().flatten()
+    failed: Exception | None = None
+    left = int((targets & ~work.attacked).sum())
     try:
-        for indices in torch.split(todo, setting.batch_size) if len(todo) else ():
-            started = time.monotonic()
-            _run_batch(setting, name, crafter, threat, indices, work)
-            work.seconds += time.monotonic() - started
-            report()
-            if time.monotonic() - saved > SAVE_EVERY_SECONDS:
-                save()
-                saved = time.monotonic()
+        for member in _members(name, attack, setting.seed, stage):
+            todo, total = member.todo(targets, work), member.total(targets, work)
+            member.report(setting, targets, work, total)
+            for indices in torch.split(todo, setting.batch_size) if len(todo) else ():
+                started = time.monotonic()
+                try:
+                    _run_batch(setting, name, member, threat, indices, work)
+                except Exception as error:
+                    failed = error
+                    break
+                work.seconds += time.monotonic() - started
+                member.report(setting, targets, work, total)
+                if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+                    save()
+                    saved = time.monotonic()
+            if failed is not None:
+                break
     finally:
         if setting.snapshot.undo():
             work.problem = (
                 "it changed the model's weights or buffers (BatchNorm statistics), which are restored"
             )
-        if len(todo):
+        if left:
             save()
+    if failed is not None:  # after saving: what was done stands, and the rest is for another try
+        work.give_up(targets, failed)
     return work
 
 
+@dataclass(frozen=True)
+class _Member:
+    """An attack, or one of those that it is made of.
+
+    The members of an ensemble are run one after the other over all samples, and not all of them over one batch: the
+    batches are then full again for each, and what one has finished is kept.
+    """
+
+    craft: Crafter
+    stage: str
+    number: int
+    last: bool
+
+    def todo(self, targets: Tensor, work: Work) -> Tensor:
+        """The samples `[K]` that are its turn."""
+        return (targets & ~work.attacked & (work.withstood == self.number)).nonzero().flatten()
+
+    def total(self, targets: Tensor, work: Work) -> int:
+        """How many samples are its turn, those included that had it before an interruption."""
+        if self.number == 0:
+            return int(targets.sum())
+        return len(self.todo(targets, work)) + self._standing(work)
+
+    def report(self, setting: Setting, targets: Tensor, work: Work, total: int) -> None:
+        """Tell how far it is."""
+        done = total - len(self.todo(targets, work))
+        setting.report(Progress(self.stage, done, total, self._standing(work)))
+
+    def _standing(self, work: Work) -> int:
+        return int((work.standing | (work.withstood > self.number)).sum())
+
+
+def _members(name: str, attack: Attack, seed: int, stage: str) -> list[_Member]:
+    if not isinstance(attack, StandardEnsemble):
+        return [_Member(Crafter(name, attack, seed), stage, 0, last=True)]
+    members = attack.members()
+    return [
+        _Member(Crafter(name, member, seed), f"{stage}: {title}", number, number + 1 == len(members))
+        for number, (title, member) in enumerate(members.items())
+    ]
+
+
 def _run_batch(
-    setting: Setting, name: str, crafter: Crafter, threat: Threat | None, indices: Tensor, work: Work
+    setting: Setting, name: str, member: _Member, threat: Threat | None, indices: Tensor, work: Work
 ) -> None:
     where = indices.to(setting.samples.x.device)
     x, y = setting.samples.x[where].to(setting.device), setting.samples.y[where].to(setting.device)
     with torch.enable_grad():
-        x_adv = crafter(setting.model, x.clone(), y.clone(), indices)
+        x_adv = member.craft(setting.model, x.clone(), y.clone(), indices)
     if work.problem is None and (found := problem(x_adv, x, threat)) is not None:
         row, what = found
         work.problem = f"its point for sample {int(indices[row])} {what}"
-    right = correct(logits_of(setting.model, x_adv), y)
-    work.add(indices, x_adv.cpu(), right.cpu(), setting.survivors)
+    right = correct(logits_of(setting.model, x_adv), y).cpu()
+    if member.last:
+        work.add(indices, x_adv.cpu(), right, setting.survivors)
+    else:
+        work.add_fooled(indices, x_adv.cpu(), right)
 
 
 def _key(setting: Setting, name: str, attack: Attack, threat: Threat | None, targets: Tensor) -> str | None:

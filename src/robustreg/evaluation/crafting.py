@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -91,6 +93,22 @@ def lies_within(inner: Threat, outer: Threat, features: int) -> bool:
     p, q = inner.norm, outer.norm
     grow = 1.0 if p <= q else float(features) ** (1.0 / q - 1.0 / p)
     return inner.eps * grow <= outer.eps * (1.0 + 1e-7)
+
+
+def warn_if_it_covers_the_box(threat: Threat, x: Tensor) -> None:
+    """Warn when eps reaches across the whole box of x `[N, ...]`, which is most likely a wrong unit."""
+    if threat.bounds is None:
+        return
+    low, high = (
+        torch.as_tensor(side, dtype=torch.float64).cpu().expand(x.shape[1:]) for side in threat.bounds
+    )
+    across = float(threat.length((high - low)[None]))
+    if math.isfinite(across) and threat.eps >= across:
+        warnings.warn(
+            f"the threat is as wide as the box: within {threat.name} eps = {threat.eps:g} any input can become any "
+            f"other (the box is {across:g} across); eps is in the inputs' scale, such as 8/255 in the scale 0-1",
+            stacklevel=3,
+        )
 
 
 def own_threat(attack: Attack) -> Threat | None:

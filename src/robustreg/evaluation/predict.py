@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustreg.modes import running
+from robustreg.streams import global_seed
 
 
 @contextmanager
@@ -59,7 +60,11 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
         ValueError: when the shape is not `[B, C]` with at least two classes.
     """
     with running(model, "eval"), torch.no_grad():
-        out: Any = model(x)
+        try:
+            out: Any = model(x)
+        except RuntimeError as error:
+            got = f"{list(x.shape)} {x.dtype}".replace("torch.", "")
+            raise RuntimeError(f"the model fails on inputs of {got}: {error}") from error
     if not isinstance(out, Tensor):
         size = f" of {len(out)}" if isinstance(out, (tuple, list, dict)) else ""
         raise TypeError(
@@ -82,11 +87,16 @@ def correct(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def check_clean_logits(logits: Tensor, first: int = 0) -> None:
-    """Raise ValueError when the model is NaN on clean samples; `first` is the index of row 0."""
+    """Raise ValueError when the model is NaN or infinite on clean samples; `first` is the index of row 0."""
     bad = logits.isnan().any(dim=1).nonzero()
     if len(bad):
         raise ValueError(
             f"the model gives NaN logits for the clean sample {first + int(bad[0])}: is it trained?"
+        )
+    bad = logits.isposinf().any(dim=1).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"the model gives infinite logits for the clean sample {first + int(bad[0])}: its prediction is no number"
         )
 
 
@@ -99,6 +109,24 @@ def warn_if_probabilities(logits: Tensor) -> None:
             "expected: a second softmax flattens the loss, so attacks get weaker and the model looks more "
             "robust than it is",
             stacklevel=3,
+        )
+
+
+def warn_if_gradients_fail(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Warn when input gradients `[B, ...]` are NaN or infinite: attacks by gradients then find nothing."""
+    with running(model, "eval"), global_seed(x.device, 0), torch.enable_grad():
+        try:
+            at = x.detach().clone().requires_grad_()
+            loss = nn.functional.cross_entropy(model(at).float(), y, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, at)
+        except (RuntimeError, NotImplementedError):  # no gradient at all: attacks will say so, or need none
+            return
+    bad = int((~gradient.flatten(1).isfinite().all(dim=1)).sum())
+    if bad:
+        warnings.warn(
+            f"the input gradient is NaN or infinite for {bad} of {len(x)} samples: attacks by gradients find nothing "
+            "there, so the model looks more robust than it is (`robustreg.audit` tells more)",
+            stacklevel=4,
         )
 
 

@@ -12,7 +12,7 @@ class Progress:
     """Where an evaluation stands after a batch.
 
     Attributes:
-        stage: "clean", the name of an attack, or "curve eps ...".
+        stage: "clean", the name of an attack, "name: member" for one that is made of several, or "curve eps ...".
         done: samples of this stage that are finished.
         total: samples of this stage.
         standing: how many of the finished ones are still right.

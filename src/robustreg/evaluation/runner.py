@@ -23,6 +23,7 @@ from robustreg.evaluation.crafting import (
     named,
     own_threat,
     role,
+    warn_if_it_covers_the_box,
 )
 from robustreg.evaluation.distances import (
     Distances,
@@ -42,6 +43,7 @@ from robustreg.evaluation.predict import (
     correct,
     logits_of,
     model_device,
+    warn_if_gradients_fail,
     warn_if_probabilities,
 )
 from robustreg.evaluation.progress import Progress, reporter
@@ -86,7 +88,8 @@ def evaluate(
     and torch's global random state. Attacks get only samples that the clean model has right; a sample that is
     wrong when clean counts as wrong under every attack. Every point is checked: an attack whose points are
     not finite or not inside the threat is reported as "invalid" with the first such sample, and does not
-    enter the worst case.
+    enter the worst case. So is an attack that an error stops, while the others go on; its error is raised
+    where no attack came to its end.
 
     Args:
         model: maps `[B, ...]` in the data's scale to logits `[B, C]`.
@@ -128,6 +131,7 @@ def evaluate(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     samples = gather(data).as_model_takes(model)
     threat.check_input(samples.x)
+    warn_if_it_covers_the_box(threat, samples.x)
     given = named(attacks)
     roles = {name: role(attack, threat, samples.x) for name, attack in given.items()}
     _check_curve(given, roles, curve, curve_attack, curve_samples, len(samples))
@@ -167,7 +171,8 @@ def evaluate(
     assert evaluation is not None  # clean() has run
     if folder is not None and fingerprint is not None and setting.store is not None:
         write_evidence(folder, evaluation, run.works, samples, fingerprint)
-        setting.store.clear()
+        if not any(work.error for work in run.works.values()):  # else another call tries again what failed
+            setting.store.clear()
     return evaluation
 
 
@@ -202,6 +207,8 @@ class _Run:
             if first == 0:
                 check_labels(samples.y, batch.shape[1])
             check_clean_logits(batch, first)
+            if first == 0:
+                warn_if_gradients_fail(setting.model, x, samples.y[: len(x)].to(x.device))
             logits.append(batch)
             y = samples.y[first : first + setting.batch_size].cpu()
             standing += int(correct(batch, y).sum())
@@ -241,6 +248,9 @@ class _Run:
             self._results.append(result)
             if status == COUNTED:
                 standing &= work.standing
+        errors = [work.error for work in self.works.values() if work.error is not None]
+        if errors and len(errors) == len(self._attacks):  # nothing was found out: show where it went wrong
+            raise errors[0]
 
     def measure_curve(self, curve: Sequence[float], name: str | None, count: int | None) -> None:
         """Measure one attack at each eps, every one on its own: nothing makes the curve fall."""

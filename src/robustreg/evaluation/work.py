@@ -27,6 +27,8 @@ class Work:
         survivors: points of samples still right, the same form, when they are asked for.
         seconds: time it took.
         problem: the first thing the attack broke, one sentence.
+        error: what stopped it before it was done, if anything did.
+        withstood: `[N]`, how many members of an attack that is made of several did not fool the sample so far.
     """
 
     attacked: Tensor
@@ -35,11 +37,14 @@ class Work:
     survivors: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     seconds: float = 0.0
     problem: str | None = None
+    error: Exception | None = None
+    withstood: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     @classmethod
     def empty(cls, n: int) -> Work:
         """Nothing done yet."""
-        return cls(torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool))
+        nobody = torch.zeros(n, dtype=torch.bool)
+        return cls(nobody, nobody.clone(), withstood=torch.zeros(n, dtype=torch.int64))
 
     def add(self, indices: Tensor, x_adv: Tensor, right: Tensor, keep_survivors: bool) -> None:
         """Record a batch: indices `[B]`, points `[B, ...]`, which are still right `[B]`; all on the CPU."""
@@ -50,6 +55,19 @@ class Work:
             self.survivors.append((indices[right], x_adv[right]))
         # Last: a batch counts as done only when all of it is recorded, wherever Ctrl-C falls.
         self.attacked[indices] = True
+
+    def add_fooled(self, indices: Tensor, x_adv: Tensor, right: Tensor) -> None:
+        """Record a batch of a member that others follow: who is fooled is done, the rest withstood one more."""
+        self.add(indices[~right], x_adv[~right], right[~right], keep_survivors=False)
+        self.withstood[indices[right]] += 1
+
+    def give_up(self, targets: Tensor, error: Exception) -> None:
+        """Record that an error stopped the attack, so that it fooled none of the `targets` `[N]` it did not reach."""
+        words = str(error).strip().splitlines()
+        self.error = error
+        self.problem = f"it stopped with {type(error).__name__}: {words[0] if words else 'no message'}"
+        self.standing |= targets & ~self.attacked
+        self.attacked |= targets
 
     def done(self, parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """Return the batches of `fooled` or `survivors` that are wholly recorded."""
@@ -99,6 +117,7 @@ class WorkStore:
         tensors = {
             "attacked": work.attacked,
             "standing": work.standing,
+            "withstood": work.withstood,
             "fooled.index": fooled_index,
             "fooled.points": fooled,
             "survivors.index": survivor_index,
@@ -120,6 +139,7 @@ class WorkStore:
             return Work(
                 attacked=tensors["attacked"],
                 standing=tensors["standing"],
+                withstood=tensors["withstood"],
                 fooled=parts["fooled"],
                 survivors=parts["survivors"],
                 seconds=float(metadata["seconds"]),
