@@ -8,10 +8,11 @@ ends with 3 and 4, the verdicts suspicious and masked.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]  # mypy wants the stub's own names
             return _run(words)
-    except KeyboardInterrupt as stop:  # an evaluation says in it what is kept
+    except (KeyboardInterrupt, _Interrupted) as stop:
         return _say(str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:  # `robustreg list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -48,6 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _explain(error)
+
+
+class _Interrupted(Exception):
+    """A KeyboardInterrupt that Typer does not swallow: an evaluation says in it what is kept."""
+
+
+def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            return command(*args, **options)
+        except KeyboardInterrupt as stop:
+            raise _Interrupted(str(stop)) from stop
+
+    return run
 
 
 def app() -> typer.Typer:
@@ -93,7 +109,8 @@ def app() -> typer.Typer:
         demo,
     ):
         name = "list" if module is listing else module.__name__.rpartition(".")[2]
-        application.command(name)(getattr(module, name if name != "list" else "list_names"))
+        command = getattr(module, name if name != "list" else "list_names")
+        application.command(name)(_interruptible(command))
     return application
 
 

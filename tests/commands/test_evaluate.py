@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,3 +78,29 @@ def test_where_all_fail_the_error_is_told(
     file.write_text(ATTACKS)
     assert main(["evaluate", str(trained), "evaluation.attacks=[failing]", "--import", str(file), *FEW]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "robustreg: no luck"
+
+
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from robustreg.attacks import FAB
+
+    search, calls = FAB.search, []
+
+    def stops_at_the_second_batch(self: FAB, *args: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        search(self, *args)
+
+    monkeypatch.setattr(FAB, "search", stops_at_the_second_batch)
+    words = ["evaluation.attacks=[fgsm, {attack: fab, steps: 2, targets: 1}]", "evaluation.batch_size=2"]
+    assert main(["evaluate", str(trained), *words, *FEW]) == 130
+    kept = trained / "evaluation" / "evidence"
+    assert capsys.readouterr().err == (
+        f"robustreg: evaluation interrupted: 1 of 2 attacks were finished; the same call goes on from what is kept "
+        f"in {kept}\n"
+    )
+    assert list((kept / "unfinished").iterdir())
+    assert main(["evaluate", str(trained), *words, *FEW]) == 0
+    assert not (kept / "unfinished").exists()
