@@ -52,7 +52,7 @@ def test_the_published_settings() -> None:
     assert standard["apgd_ce"] == APGD(T, steps=100, restarts=1, loss="ce")
     assert standard["apgd_t"] == APGDT(T, steps=100, targets=9, loss="dlr")
     assert standard["fab_t"] == FAB(T, steps=100, restarts=1, targets=9)
-    assert standard["square"] == Square(T, queries=5000)
+    assert standard["square"] == Square(T, queries=5000, rescale=False)
     sparse = members(rr.Threat("l1", 12.0))
     assert (sparse["apgd_ce"].restarts, sparse["apgd_t"].targets) == (5, 5)  # type: ignore[attr-defined]
     assert [a.eot_iter for a in members(T, "rand").values()] == [20, 20]  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustreg import numerics
 from robustreg.attacks.in_box import project_l1_in_box
 from robustreg.attacks.pgd import PGD
-from robustreg.attacks.search import Rows, Rule, Search, as_rows, without_saturation
+from robustreg.attacks.search import Rows, Rule, Search, as_rows, climbs_at_once, without_saturation
 from robustreg.attacks.targets import check_targets, clean_logits, others_by_rank, outspoken, towards
 from robustreg.losses import Loss, RowLoss, check_loss
 from robustreg.modes import Mode, check_mode
@@ -135,8 +135,12 @@ class APGD(Point):
         index = search.standing()
         if index.numel() == 0:
             return
-        x, z = probe.x[index], probe.at(start)[index]
-        stages = self.radii()
+        self._climb_from(probe, search, index, probe.at(start)[index], start, loss)
+
+    def _climb_from(
+        self, probe: Probe, search: Search, index: Tensor, z: Tensor, start: Point, loss: RowLoss
+    ) -> None:
+        x, stages = probe.x[index], self.radii()
         for k, (radius, steps) in enumerate(stages):
             threat = self.threat.with_eps(radius * self.threat.eps)
             z = project_l1_in_box(z - x, x, threat) if threat.norm == 1 else threat.project(z, x)
@@ -189,10 +193,40 @@ class APGDT(APGD):
         targets = others_by_rank(logits, y, self.targets)
         search = self._search(probe)
         search.dismiss(logits)
-        for k, start in enumerate(self.starts()[: self.restarts * targets.shape[1]]):
-            loss = outspoken(towards(self.loss, y, targets[:, k // self.restarts]), self.loss)
-            self._climb(probe, search, start, self._rescaled(loss, logits))
+        starts, k = self.starts()[: self.restarts * targets.shape[1]], 0
+        while k < len(starts):
+            index = search.standing()
+            at_once = 1
+            if search.leaves:
+                at_once = climbs_at_once(index.numel(), probe.x[:1].numel(), len(starts) - k)
+            goals = [targets[:, number // self.restarts] for number in range(k, k + at_once)]
+            if at_once == 1:
+                loss = outspoken(towards(self.loss, y, goals[0]), self.loss)
+                self._climb(probe, search, starts[k], self._rescaled(loss, logits))
+            else:
+                self._climb_together(probe, search, index, starts[k : k + at_once], goals, logits)
+            k += at_once
         return search.found()
+
+    def _climb_together(
+        self,
+        probe: Probe,
+        search: Search,
+        index: Tensor,
+        starts: list[Point],
+        goals: list[Tensor],
+        logits: Tensor,
+    ) -> None:
+        """Several climbs of the few samples that stand, side by side; what they find is noted in their order."""
+        several = probe.among(index.repeat(len(starts)))
+        target = torch.cat([goal[index] for goal in goals])
+        loss = outspoken(towards(self.loss, several.labels(), target), self.loss)
+        together = self._search(several)
+        z = torch.cat([probe.at(start)[index] for start in starts])
+        loss = self._rescaled(loss, logits[index].repeat(len(starts), 1))
+        self._climb_from(several, together, together.standing(), z, starts[0], loss)
+        for number in range(len(starts)):
+            search.take(index, together, number * index.numel())
 
     def _climbs(self) -> int:
         return self.restarts * self.targets

@@ -64,27 +64,48 @@ class CornerWalk:
         self._marks = self._marks_of(every)
         self._done = torch.zeros_like(every)
 
-    def next(self, walking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The samples ``[m]`` of those ``walking [b]`` that have a query left, which one ``[m]``, and the new points.
+    def next(self, walking: Tensor, together: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What to ask now: the samples ``[m]``, which of their queries ``[m]``, and the new points ``[m, C, H, W]``.
 
-        Asking counts as looking at them.
+        Each sample that is ``walking [b]`` has its next queries asked that lead to new points. More than one is asked
+        where few samples are left, so that the network runs on about ``together`` points: most queries change nothing,
+        and then those after it are the same.
         """
-        place = self._place(self._marks)
         ahead = torch.arange(self._marks.shape[1], device=self._marks.device) >= self._done.unsqueeze(1)
-        fresh = (self._table.gather(1, place) != self._marks) & ahead & walking.unsqueeze(1)
-        first = fresh.to(torch.uint8).argmax(1)
-        rows = fresh.gather(1, first.unsqueeze(1)).squeeze(1).nonzero().squeeze(1)
-        query = first[rows]
-        self._table[rows, place[rows, query]] = self._marks[rows, query]
-        self._done[rows] = query + 1
+        known = self._table.gather(1, self._place(self._marks)) == self._marks
+        fresh = ~known & ahead & walking.unsqueeze(1)
+        most = max(together // max(int(walking.sum()), 1), 1)
+        if most > 1:
+            fresh &= fresh.cumsum(1) <= most
+            rows, query = fresh.nonzero().unbind(1)
+        else:
+            first = fresh.to(torch.uint8).argmax(1)
+            rows = fresh.gather(1, first.unsqueeze(1)).squeeze(1).nonzero().squeeze(1)
+            query = first[rows]
         return rows, query, self._trial(rows, query)
 
-    def move(self, rows: Tensor, z: Tensor) -> None:
-        """The samples ``rows [m]`` are at ``z [m, C, H, W]`` from here on."""
-        if rows.numel():
-            self.z[rows] = z
-            self._measure(rows)
-            self._marks[rows] = self._marks_of(rows)
+    def move(self, rows: Tensor, query: Tensor, trial: Tensor, better: Tensor) -> Tensor:
+        """Take the answers to what ``next`` gave: each sample goes to its first point that is ``better [m]``.
+
+        Returns:
+            The places among the ``m`` of those points.
+        """
+        count = rows.shape[0]
+        order = torch.arange(count, device=rows.device)
+        first = torch.full_like(self._done, count).scatter_reduce(
+            0, rows, torch.where(better, order, count), "amin"
+        )
+        asked = order <= first[rows]  # what comes after a move is asked again, from there
+        place = self._place(self._marks[rows, query])
+        self._table[rows[asked], place[asked]] = self._marks[rows, query][asked]
+        self._done.scatter_reduce_(0, rows[asked], query[asked] + 1, "amax")
+        taken = first[first < count]
+        if taken.numel():
+            moved = rows[taken]
+            self.z[moved] = trial[taken]
+            self._measure(moved)
+            self._marks[moved] = self._marks_of(moved)
+        return taken
 
     def _trial(self, rows: Tensor, query: Tensor) -> Tensor:
         inside = []

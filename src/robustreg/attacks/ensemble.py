@@ -28,8 +28,9 @@ def members(threat: Threat, version: Version = "standard") -> dict[str, Point]:
     Args:
         threat: norm ``linf``, ``l2`` or ``l1``, radius and box.
         version: ``"standard"``: APGD on the cross-entropy, targeted APGD and FAB towards nine classes (APGD five for
-            l1), Square with 5,000 queries. ``"plus"`` has more restarts and the untargeted forms too. ``"rand"`` is
-            for randomised networks: APGD on cross-entropy and DLR, each gradient the mean of 20.
+            l1), Square with 5,000 queries of the schedule for 10,000. ``"plus"`` has more restarts and the untargeted
+            forms too. ``"rand"`` is for randomised networks: APGD on cross-entropy and DLR, each gradient the mean of
+            20.
     """
     sparse = threat.norm == 1
     if version == "rand":
@@ -42,7 +43,7 @@ def members(threat: Threat, version: Version = "standard") -> dict[str, Point]:
             "apgd_ce": APGD(threat, restarts=5),
             "apgd_dlr": APGD(threat, restarts=5, loss="dlr"),
             "fab": FAB(threat, restarts=5, targets=None),
-            "square": Square(threat),
+            "square": Square(threat, rescale=False),
             "apgd_t": APGDT(threat),
             "fab_t": FAB(threat),
         }
@@ -52,7 +53,7 @@ def members(threat: Threat, version: Version = "standard") -> dict[str, Point]:
         "apgd_ce": APGD(threat, restarts=5 if sparse else 1),
         "apgd_t": APGDT(threat, targets=5 if sparse else 9),
         "fab_t": FAB(threat),
-        "square": Square(threat),
+        "square": Square(threat, rescale=False),
     }
 
 
@@ -73,7 +74,11 @@ class StandardEnsemble(Point):
     version: Version = "standard"
 
     def __post_init__(self) -> None:
-        members(self.threat, self.version)
+        self.members()
+
+    def members(self) -> dict[str, Point]:
+        """Its attacks by name, in their order."""
+        return members(self.threat, self.version)
 
     @property
     def reads_labels(self) -> bool:
@@ -82,14 +87,14 @@ class StandardEnsemble(Point):
 
     def parts(self) -> Iterator[Point]:
         """The members, whose random numbers are each sample's own."""
-        yield from members(self.threat, self.version).values()
+        yield from self.members().values()
 
     def locate(self, probe: Probe) -> Tensor:
         """A point which fools the network, where a member finds one."""
         y = probe.labels()
         found = probe.x.clone()
         standing = torch.nonzero((self._classes(probe, probe.x, "clean") == y) & (y >= 0)).flatten()
-        for name, attack in members(self.threat, self.version).items():
+        for name, attack in self.members().items():
             if standing.numel() == 0:
                 break
             points = probe.among(standing).at(attack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from robustreg import numerics
 from robustreg.attacks.in_box import Slopes
 from robustreg.attacks.minimal import Closest, MinimalNorm, nearest_boundary
 from robustreg.attacks.row_numbers import draw_keys, normal, uniform, words
-from robustreg.attacks.search import as_rows, slices
+from robustreg.attacks.search import as_rows, climbs_at_once, slices
 from robustreg.attacks.targets import others_by_rank
 from robustreg.modes import Mode, check_mode
 from robustreg.probe import Probe
@@ -81,12 +82,44 @@ class FAB(MinimalNorm):
         ranked = torch.zeros(y.shape[0], logits.shape[1] - 1, dtype=torch.int64, device=y.device)
         ranked[rows] = others_by_rank(logits, y[rows], None)
         climbs = [ranked] if self.targets is None else torch.split(ranked[:, : self.targets], 1, dim=1)
-        for number in range(len(climbs) * self.restarts):
+        number = 0
+        while number < len(climbs) * self.restarts:
             rows = _standing(rows, closest, bounded)
             if rows.numel() == 0:
                 return
-            self._climb(probe, rows, climbs[number // self.restarts], closest, bounded, number)
+            at_once = 1
+            if self.restarts == 1 and self.mode == "eval":  # a random start depends on what was found before
+                at_once = climbs_at_once(rows.numel(), probe.x[:1].numel(), len(climbs) - number)
+            if at_once == 1:
+                self._climb(probe, rows, climbs[number // self.restarts], closest, bounded, number)
+            else:
+                self._climb_together(probe, rows, climbs[number : number + at_once], closest, bounded, number)
+            number += at_once
         self._search_line(probe, _standing(rows, closest, bounded), closest)
+
+    def _climb_together(
+        self,
+        probe: Probe,
+        rows: Tensor,
+        climbs: Sequence[Tensor],
+        closest: Closest,
+        bounded: bool,
+        number: int,
+    ) -> None:
+        """Climbs towards several targets side by side, for few samples; what they find is noted in their order."""
+        several = probe.among(rows.repeat(len(climbs)))
+        others = torch.cat([climb[rows] for climb in climbs])
+        found = Closest(several.x, self.threat)
+        every = torch.arange(others.shape[0], device=rows.device)
+        self._climb(several, every, others, found, bounded, number)
+        count = rows.numel()
+        for points, distance in zip(
+            torch.split(found.points, count), torch.split(found.distance, count), strict=True
+        ):
+            better = distance.isfinite()
+            if bounded:
+                better &= ~closest.inside(rows)
+            closest.offer(rows, points, better)
 
     def _climb(
         self, probe: Probe, rows: Tensor, others: Tensor, closest: Closest, bounded: bool, number: int

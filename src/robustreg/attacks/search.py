@@ -31,6 +31,15 @@ _AT_ONCE = 1 << 17
 What a network keeps for the way back then stays near the processor. Measured, see docs/evaluation.md."""
 
 
+_ROWS = 256
+"""So many rows go together at most where a few samples climb towards several targets at once."""
+
+
+def climbs_at_once(rows: int, features: int, climbs: int) -> int:
+    """How many climbs of a few samples (their targets) go together: as many as make one portion of a batch."""
+    return max(1, min(climbs, _AT_ONCE // max(rows * features, 1), _ROWS // max(rows, 1)))
+
+
 def slices(z: Tensor, mode: Mode) -> list[slice]:
     """The rows of ``z [b, ...]`` in portions for a backward pass; one portion unless it pays and changes nothing."""
     rows = z.shape[0]
@@ -146,6 +155,11 @@ class Search:
         if self._leave:
             self._standing &= logits.argmax(1) == self._probe.labels()
 
+    @property
+    def leaves(self) -> bool:
+        """Whether fooled samples leave."""
+        return self._leave
+
     def standing(self) -> Tensor:
         """The places ``[b]`` of the samples that take part in the next climb."""
         if self._leave:
@@ -179,6 +193,14 @@ class Search:
         """
         rows = self._climb(index, z, rule, steps, loss, key, score, self._leave)
         self._note(rows)
+
+    def take(self, index: Tensor, other: Search, first: int) -> None:
+        """Note what another search found in its rows from ``first`` on, for the samples ``index [b]`` that stand."""
+        part = slice(first, first + index.numel())
+        stay = self._standing[index]
+        found, highest, standing = (v[part][stay] for v in (other._found, other._highest, other._standing))
+        index = index[stay]
+        self._note(Rows(index, found, found, found, highest, ~standing, highest, ~standing))
 
     def approach(
         self, index: Tensor, z: Tensor, rule: Rule, steps: int, loss: RowLoss, *key: object

@@ -19,6 +19,7 @@ from robustreg.threat import Threat
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, for 10,000 queries
 _AT_ONCE = 256  # queries whose random numbers are made together
+_TOGETHER = 64  # points for a run of the network where few samples are left, each with several queries
 _LOOK_EVERY = 8  # queries on a device that the host would have to wait for
 
 
@@ -158,14 +159,13 @@ class _Search:
             )
             turn = 0
             while True:
-                at, _, trial = corners.next(~walk.fooled)
+                at, number, trial = corners.next(~walk.fooled, _TOGETHER)
                 if at.numel() == 0:
                     break
                 losses, wrong = self._query(trial, walk.rows[at], restart, 1 + query, turn)
-                better = (losses > walk.best[at]) | wrong
-                at, trial = at[better], trial[better]
-                walk.best[at], walk.fooled[at] = losses[better], wrong[better]
-                corners.move(at, trial)
+                taken = corners.move(at, number, trial, (losses > walk.best[at]) | wrong)
+                moved = at[taken]
+                walk.best[moved], walk.fooled[moved] = losses[taken], wrong[taken]
                 turn += 1
             walk.z = corners.z
 
