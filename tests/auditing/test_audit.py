@@ -158,3 +158,16 @@ def test_unknown_checks_and_labels_out_of_range_are_refused(trained: Trained, te
         rr.audit(trained("plain"), test_samples, THREAT, checks=["nothing"])
     with pytest.raises(ValueError, match="out of range"):
         rr.audit(trained("plain"), (test_samples[0], test_samples[1] + 10), THREAT)
+
+
+def test_a_model_that_is_never_right_has_no_robustness_to_look_at(test_samples: Samples) -> None:
+    """No attack fools it, no check can fail: without this it would pass for sound."""
+    x, y = test_samples
+    wrong = torch.nn.functional.one_hot((y + 1) % 10, 10).float()
+
+    def model(inputs: Tensor) -> Tensor:
+        rows = torch.cdist(inputs.flatten(1), x.flatten(1)).argmin(1)
+        return wrong[rows] + 0 * inputs.flatten(1).sum(1, keepdim=True)
+
+    with pytest.raises(ValueError, match="classifies none of 20 samples right"):
+        rr.audit(model, test_samples, THREAT, samples=20, checks=["single_step"])

@@ -15,7 +15,8 @@ from robustreg.auditing.checking import CHECKS
 from robustreg.auditing.checks.calls import as_handed_over
 from robustreg.auditing.finding import SEVERITY, Finding
 from robustreg.auditing.result import Audit
-from robustreg.evaluation.predict import as_found, model_device
+from robustreg.evaluation.crafting import warn_if_it_covers_the_box
+from robustreg.evaluation.predict import as_found, logits_of, model_device
 from robustreg.evaluation.samples import check_labels, gather
 from robustreg.threat import Threat
 
@@ -51,7 +52,8 @@ def audit(
 
     Raises:
         TypeError: the model gives anything but a tensor of floating point, or the data have another form.
-        ValueError: its shape is not `[B, C]`, labels or inputs out of range, an unknown check.
+        ValueError: its shape is not `[B, C]`, labels or inputs out of range, an unknown check, or a model that
+            classifies no sample right.
     """
     names = list(CHECKS) if checks is None else list(checks)
     unknown = [name for name in names if name not in CHECKS]
@@ -68,19 +70,25 @@ def audit(
     order = order.to(chosen.x.device)
     x, y = chosen.x[order].to(where), chosen.y[order].to(where)
     threat.check_input(x)
+    warn_if_it_covers_the_box(threat, x)
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(seed)
-        handed_over = as_handed_over(net, x.to(model_device(net)))
+        here = x.to(model_device(net))
+        check_labels(y, logits_of(net, here).shape[1])
+        handed_over = as_handed_over(net, here)
         with as_found(net, where), torch.inference_mode(False):
-            _check_outputs(net, x, y)
             case = Case(net, x, y, threat, seed=seed, budget=budget)
+            _check_right(case)
             case.handed_over = handed_over
+            _check_any_right(case)
             findings: list[Finding] = []
             for i, name in enumerate(names):
                 if progress is not None:
                     progress(CHECKS[name].title, i, len(names))
                 findings.append(CHECKS[name](case))
+                case.checked += 1
+                case.failed += [name] if findings[-1].failed else []
     findings.sort(key=lambda finding: (-SEVERITY[finding.concern], -finding.weight))
     seconds = time.perf_counter() - started
     return Audit(tuple(findings), threat, count, int(case.right.sum()), seed, thorough, seconds)
@@ -98,15 +106,23 @@ class _Function(nn.Module):
         return self.function(x)
 
 
-def _check_outputs(net: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Refuse a model whose output is no logits, before any work."""
-    with torch.no_grad():
-        z = net(x)
-    if not isinstance(z, Tensor) or not z.is_floating_point():
-        got = f"a tensor of {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
-        raise TypeError(f"the model must return logits [B, C] as a tensor of floating point, got {got}")
-    if z.ndim != 2 or z.shape[0] != len(x) or z.shape[1] < 2:
+def _check_any_right(case: Case) -> None:
+    """Refuse a model that is never right; one whose logits are not finite is for the checks to tell of."""
+    if not case.right.any() and bool(case.all_logits.isfinite().all()):
         raise ValueError(
-            f"the model must return logits [B, C] with 2 classes or more, got {list(z.shape)} for {len(x)} samples"
+            f"the model classifies none of {len(case.right)} samples right, so there is no robustness to look at: "
+            "is it trained, and do the labels belong to the inputs?"
         )
-    check_labels(y, z.shape[1])
+
+
+def _check_right(case: Case) -> None:
+    """Refuse a model without a sample that attacks could start from."""
+    if case.right.any():
+        return
+    nan = int(case.all_logits.isnan().any(1).sum())
+    because = (
+        f"its outputs are NaN for {nan} of them" if nan else "is it trained, and are the labels its own?"
+    )
+    raise ValueError(
+        f"the model classifies none of the {len(case.all_y)} samples right, so there is nothing to attack: {because}"
+    )
