@@ -19,7 +19,7 @@ from robustreg.threat import Threat
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, for 10,000 queries
 _AT_ONCE = 256  # queries whose random numbers are made together
-_TOGETHER = 64  # points for a run of the network where few samples are left, each with several queries
+_TOGETHER = 256  # points for a run of the network where few samples are left, each with several queries
 _LOOK_EVERY = 8  # queries on a device that the host would have to wait for
 
 
