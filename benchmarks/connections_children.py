@@ -3,10 +3,10 @@
     python benchmarks/connections_matrix.py --out runs/matrix
     python benchmarks/connections_children.py --out runs/matrix
 
-Every one has the weight that the search of `connections_matrix.py` found for it, and as many epochs as make its
-training cost what that of the cheapest costs, by `objective.plan().relative_cost`. Differences to a parent are paired
-by seed, with 95 % intervals of Student's t over the seeds. Runs are kept: the same command goes on after an
-interruption.
+Every one has the weight that the search of `connections_matrix.py` found for it. Where a child's step costs less than
+its parent's, by `objective.plan().relative_cost`, it is trained for as many epochs more, and its weight is searched
+again for those. Differences are paired by seed, with 95 % intervals of Student's t over the seeds. Runs are kept: the
+same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from connections_matrix import BASES, INPUTS, Lab, regularisers
+from connections_matrix import BASES, INPUTS, Lab, regularisers, search
 
 from robustreg.commands import workflow
 from robustreg.config import build
@@ -36,7 +36,7 @@ PAIRS = (
     ("adaptive_gradient", "gradient_l1"),
     ("adaptive_gradient", "gradient_l2"),
 )
-EPOCHS = 20  # of the cheapest, as in the search
+EPOCHS = 20  # as in the search
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # by the number of seeds
 
 
@@ -53,9 +53,9 @@ def scores(lab: Lab, name: str, objective: dict[str, Any], epochs: int) -> list[
     """Clean and worst-case accuracy on the test set, a seed after the other."""
     rows = []
     for seed in range(lab.seeds):
-        run = lab.out / "children" / f"{name}-s{seed}"
-        recipe = lab.recipe(name, objective, seed).model_copy(update={"epochs": epochs})
-        searched = lab.out / "runs" / run.name
+        run = lab.out / "children" / f"{name}-{epochs}-epochs-s{seed}"
+        recipe = lab.recipe(name, objective, seed, epochs)
+        searched = lab.out / "runs" / f"{name}-s{seed}"
         if epochs == EPOCHS and searched.is_dir() and not run.is_dir():
             shutil.copytree(searched, run)  # the very same run
         if workflow.status_of(run) != "finished":
@@ -78,6 +78,18 @@ def scores(lab: Lab, name: str, objective: dict[str, Any], epochs: int) -> list[
     return rows
 
 
+def searched_again(lab: Lab, name: str, epochs: int, start: float, found: dict[str, Any]) -> float:
+    """The weight whose clean accuracy on the validation split is nearest to the search's target."""
+    known = regularisers(BASES[lab.data]["eps"], INPUTS[lab.data])
+
+    def tried(weight: float) -> float:
+        folder = lab.out / "search" / f"{name}-{epochs}-epochs-{weight:g}"
+        return lab.accuracy(name, known[name][0](weight), folder, found["target"], epochs)
+
+    seen = search(tried, start, found["target"], found["tolerance"], 7)
+    return min(seen, key=lambda w: abs(seen[w] - found["target"]))
+
+
 def paired(child: list[dict[str, float]], parent: list[dict[str, float]], key: str) -> dict[str, float]:
     """Child less parent."""
     differences = [a[key] - b[key] for a, b in zip(child, parent, strict=True)]
@@ -97,34 +109,34 @@ def main() -> None:
     torch.set_num_threads(1)
     lab = Lab(options.data, options.out, options.seeds, options.device)
     known = regularisers(BASES[options.data]["eps"], INPUTS[options.data])
-    searched = read_json(options.out / "search.json")["regularisers"]
+    found = read_json(options.out / "search.json")
+    searched = found["regularisers"]
     names = dict.fromkeys(name for pair in PAIRS for name in pair)
-    objectives = {name: known[name][0](searched[name]["weight"]) for name in names}
-    cost = costs(lab, objectives)
-    cheapest = min(cost.values())
+    weights = {name: searched[name]["weight"] for name in names}
+    cost = costs(lab, {name: known[name][0](weights[name]) for name in names})
     rows: dict[str, Any] = {}
-    for name, objective in objectives.items():
-        epochs = round(EPOCHS * cheapest / cost[name])
-        seeds = scores(lab, name, objective, epochs)
-        rows[name] = {
-            "weight": searched[name]["weight"],
-            "relative_cost": cost[name],
-            "epochs": epochs,
-            "seeds": seeds,
+
+    def trained(name: str, epochs: int) -> str:
+        """Add a row where there is none; its name."""
+        row = name if epochs == EPOCHS else f"{name}, {epochs} epochs"
+        if row not in rows:
+            weight = weights[name]
+            if epochs != EPOCHS:
+                weight = searched_again(lab, name, epochs, weight, found)
+            seeds = scores(lab, name, known[name][0](weight), epochs)
+            rows[row] = {"weight": weight, "relative_cost": cost[name], "epochs": epochs, "seeds": seeds}
+            clean, robust = (100 * statistics.fmean(s[key] for s in seeds) for key in ("clean", "robust"))
+            print(f"{row}: weight {weight:g}, clean {clean:.2f}, worst case {robust:.2f}", flush=True)
+        return row
+
+    table = []
+    for child, parent in PAIRS:
+        other = trained(parent, EPOCHS)
+        ours = trained(child, round(EPOCHS * max(1.0, cost[parent] / cost[child])))
+        differences = {
+            key: paired(rows[ours]["seeds"], rows[other]["seeds"], key) for key in ("clean", "robust")
         }
-        means = {key: statistics.fmean(s[key] for s in seeds) for key in ("clean", "robust")}
-        print(
-            f"{name} {epochs} epochs: clean {100 * means['clean']:.2f}, worst {100 * means['robust']:.2f}",
-            flush=True,
-        )
-    table = [
-        {
-            "child": child,
-            "parent": parent,
-            **{key: paired(rows[child]["seeds"], rows[parent]["seeds"], key) for key in ("clean", "robust")},
-        }
-        for child, parent in PAIRS
-    ]
+        table.append({"child": ours, "parent": other, **differences})
     for row in table:
         told = ", ".join(
             f"{key} {100 * row[key]['mean']:+.2f} [{100 * row[key]['low']:+.2f}, {100 * row[key]['high']:+.2f}]"

@@ -86,18 +86,24 @@ class Lab:
         self.data, self.out, self.seeds = data, out, seeds
         self.setting = workflow.Setting(None, device, 1 if device == "cpu" else None, progress=False)
 
-    def recipe(self, name: str, objective: dict[str, Any], seed: int) -> Recipe:
-        """The shipped recipe of plain training with another objective."""
+    def recipe(self, name: str, objective: dict[str, Any], seed: int, epochs: int | None = None) -> Recipe:
+        """The shipped recipe of plain training with another objective, and other epochs where they are given."""
         base = BASES[self.data]
         plain = "plain" if self.data == "digits" else f"{self.data}/plain"
         changes = [f"threat.eps={base['eps']}", "validation.attack=null", "validation.every=1000"]
         changes += [f"evaluation.attacks={ATTACKS}", "evaluation.curve=[]", *base["overrides"]]
         recipe = load_recipe(plain, changes)
         changed = {**recipe.to_dict(), "name": name, "objective": objective, "seed": seed}
+        changed["epochs"] = epochs or recipe.epochs
         return Recipe.model_validate(changed)
 
     def accuracy(
-        self, name: str, objective: dict[str, Any], folder: Path, target: float | None = None
+        self,
+        name: str,
+        objective: dict[str, Any],
+        folder: Path,
+        target: float | None = None,
+        epochs: int | None = None,
     ) -> float:
         """Clean accuracy on the validation split, the mean over the seeds, of runs made where there are none.
 
@@ -108,7 +114,7 @@ class Lab:
             run = folder / f"{name}-s{seed}"
             if workflow.status_of(run) != "finished":
                 shutil.rmtree(run, ignore_errors=True)
-                workflow.train_run(self.recipe(name, objective, seed), run, self.setting)
+                workflow.train_run(self.recipe(name, objective, seed, epochs), run, self.setting)
             found.append(float(read_run(run).validation["clean"][-1] or 0.0))
             if target is not None and abs(found[0] - target) > FAR:
                 break

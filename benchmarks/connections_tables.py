@@ -125,11 +125,8 @@ def children(found: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    """Write tables.md."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+def tables(folder: Path) -> str:
+    """All of them as Markdown."""
     result, search = read_json(folder / "connections.json"), read_json(folder / "search.json")
     parts = {
         "Accuracies at matched strength": trained(result, search),
@@ -143,7 +140,15 @@ def main() -> None:
         parts["New regularisers and their parents at equal cost"] = children(
             read_json(folder / "children.json")
         )
-    text = "# Tables\n\n" + "\n".join(f"## {title}\n\n{part}" for title, part in parts.items())
+    return "# Tables\n\n" + "\n".join(f"## {title}\n\n{part}" for title, part in parts.items())
+
+
+def main() -> None:
+    """Write tables.md."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    text = tables(folder)
     write_text_atomic(folder / "tables.md", text)
     print(text)
 

@@ -60,7 +60,7 @@ def _members(result: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 def _trained(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """Each regulariser's accuracies: the mean over its seeds, and the standard deviation."""
     rows = []
-    for name in result["regularisers"]:
+    for name in [*_rows(result), result["baseline"]]:
         members = _members(result, name)
         clean, robust = ([n[key] for n in members] for key in ("clean", "robust"))
         rows.append(
@@ -75,7 +75,9 @@ def _percent(values: Sequence[float]) -> str:
 
 
 def _rows(result: Mapping[str, Any]) -> list[str]:
-    return [name for name in result["regularisers"] if name != result["baseline"]]
+    """What networks were trained with, the most robust first."""
+    names = [name for name in result["regularisers"] if name != result["baseline"]]
+    return sorted(names, key=lambda name: -statistics.fmean(n["robust"] for n in _members(result, name)))
 
 
 def _heat(result: Mapping[str, Any]) -> charts.Chart:
