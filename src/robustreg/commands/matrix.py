@@ -72,7 +72,7 @@ def _network(run: Run, found: dict[str, Any]) -> Network:
 
 
 def _look(run: Run, setting: Setting, samples: int | None, imports: list[str] | None) -> dict[str, Any]:
-    """What was measured on the run, from its folder if it was so before on as many samples."""
+    """What was measured on the run; from its folder if that was after training and on as many samples."""
     from robustreg.config import build
     from robustreg.connections.functionals import FUNCTIONALS
     from robustreg.connections.matrix import look
@@ -86,7 +86,7 @@ def _look(run: Run, setting: Setting, samples: int | None, imports: list[str] | 
     test = workflow.test_samples(built)
     test = test.take(min(samples or len(test), len(test)))
     file = run.folder / LOOK
-    if file.is_file():
+    if file.is_file() and file.stat().st_mtime >= (run.folder / "run.json").stat().st_mtime:
         kept = read_json(file)
         if kept.get("samples") == len(test) and list(kept["means"]) == [f.key for f in FUNCTIONALS]:
             return dict(kept)
