@@ -36,7 +36,8 @@ def test_the_documented_way(
     sys.modules["foolbox"].attacks = attacks  # type: ignore[attr-defined]
     (tmp_path / "my_attacks.py").write_text(block('py title="my_attacks.py"'))
     monkeypatch.chdir(tmp_path)
-    quick = ["epochs=1", "evaluation.samples=60", "--no-progress", "--threads", "1"]
+    quick = ["epochs=1", "model.width=4", "evaluation.samples=40", "evaluation.curve=[0.1]"]
+    quick += ["evaluation.attacks=[fgsm]", "--no-progress", "--threads", "1"]
     assert main(["train", "plain", "--run-dir", "runs/first", *quick]) == 0
     words = shlex.split(block("zsh").replace("\\\n", " "))[1:]
     assert main([*words, "--no-progress", "--threads", "1"]) == 0
