@@ -38,8 +38,15 @@ DIRECT = {  # the checks that must see a defence by what it is, whatever else is
     "batch_dependent": "batch_mates",
     "clipped": "clipped_outputs",
     "probabilities": "logits",
+    "sharp_probabilities": "repaired_outputs",
     "vanishing": "square",
 }
+
+
+# what finds nothing to measure on a network that is neither random nor blocked nor dependent on its batch
+NOTHING_TO_DRAW = {
+    "training_layers", "averaged_attack", "straight_through", "attacked_alone", "repaired_outputs", "evidence",
+}  # fmt: skip
 
 
 def test_every_planted_defence_has_its_check() -> None:
@@ -70,6 +77,9 @@ def test_a_sound_model_is_not_accused(method: str, trained: Trained, test_sample
     assert found.verdict == "sound", found.table()
     assert {finding.check for finding in found.findings} == set(CHECKS)
     assert not [finding for finding in found.findings if finding.failed]
+    undrawn = {finding.check for finding in found.findings if finding.plot is None}
+    assert undrawn == NOTHING_TO_DRAW, "a check measured something and drew nothing"
+    assert found["worst_case"].measured.count("%") >= 3
 
 
 def test_the_gradients_of_a_linear_model_are_exact() -> None:
@@ -143,9 +153,9 @@ def test_reasons_come_in_order_of_weight() -> None:
 @pytest.mark.parametrize(
     ("output", "sentence"),
     [
-        (lambda x: (x.flatten(1), None), "must return logits"),
-        (lambda x: x.flatten(1).argmax(1), "floating point"),
-        (lambda x: x, "2 classes or more"),
+        (lambda x: (x.flatten(1), None), "must return its logits"),
+        (lambda x: x.flatten(1).argmax(1), "floating-point"),
+        (lambda x: x, "C >= 2"),
     ],
 )
 def test_what_is_no_logits_is_refused(output: Any, sentence: str, test_samples: Samples) -> None:
@@ -171,3 +181,43 @@ def test_a_model_that_is_never_right_has_no_robustness_to_look_at(test_samples: 
 
     with pytest.raises(ValueError, match="classifies none of 20 samples right"):
         rr.audit(model, test_samples, THREAT, samples=20, checks=["single_step"])
+
+
+def test_samples_that_disturb_each_other_are_attacked_alone(trained: Trained, test_samples: Samples) -> None:
+    """Batches hide what single inputs show: masked, and not only suspicious."""
+    net = planted("batch_dependent", trained("plain"))
+    found = rr.audit(net, test_samples, THREAT, checks=["batch_mates", "attacked_alone"])
+    assert found["batch_mates"].concern == "suspicious"
+    assert found["attacked_alone"].concern == "masked"
+
+
+def test_a_sharp_softmax_hides_what_its_logarithm_shows(trained: Trained, test_samples: Samples) -> None:
+    """An ordinary softmax hides next to nothing, so it is only suspicious; a sharp one rounds gradients away."""
+    checks = ["logits", "repaired_outputs"]
+    soft, sharp = (
+        rr.audit(planted(name, trained("plain")), test_samples, THREAT, checks=checks)
+        for name in ("probabilities", "sharp_probabilities")
+    )
+    assert [soft.verdict, soft["repaired_outputs"].concern] == ["suspicious", "none"]
+    assert [sharp.verdict, sharp["repaired_outputs"].concern] == ["masked", "masked"]
+    plain = rr.audit(trained("plain"), test_samples, THREAT, checks=checks)
+    assert plain["repaired_outputs"].measured == "The outputs are no probabilities."
+
+
+def test_too_few_samples_are_no_evidence(trained: Trained, test_samples: Samples) -> None:
+    checks = ["square", "evidence"]
+    few = rr.audit(trained("plain"), test_samples, THREAT, checks=checks, samples=10)
+    assert few.verdict == "suspicious"
+    assert few.reasons[0].check == "evidence"
+    assert rr.audit(trained("plain"), test_samples, THREAT, checks=checks).verdict == "sound"
+
+
+def test_a_threat_as_wide_as_the_box_is_warned_of(trained: Trained, test_samples: Samples) -> None:
+    with pytest.warns(UserWarning, match="as wide as the box"):
+        rr.audit(trained("plain"), test_samples, rr.Threat("linf", 8.0), checks=["logits"])
+
+
+def test_outputs_that_are_nan_are_masked(trained: Trained, test_samples: Samples) -> None:
+    found = rr.audit(lambda x: trained("plain")(x) * torch.nan, test_samples, THREAT)
+    assert found.verdict == "masked"
+    assert found.reasons[0].check == "finite_outputs"

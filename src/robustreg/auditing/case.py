@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustreg import numerics
-from robustreg.attacks import PGD, RS_FGSM, Square
+from robustreg.attacks import PGD, RS_FGSM
+from robustreg.evaluation.predict import correct
 from robustreg.losses import labelled
 from robustreg.modes import running
 from robustreg.points import CLEAN, FGSM, Point, Steepest
@@ -55,6 +56,12 @@ class Outcome:
     losses: Tensor
     problem: str | None
 
+    def or_raise(self) -> Outcome:
+        """The outcome; RuntimeError with the problem where the attack could not run."""
+        if self.problem is not None:
+            raise RuntimeError(self.problem)
+        return self
+
 
 class Case:
     """A model in evaluation mode on the samples it classifies right; everything shared is computed once.
@@ -72,10 +79,12 @@ class Case:
         self.model, self.threat, self.seed, self.budget = model, threat, seed, budget
         self.all_x, self.all_y = x, y
         self.all_logits = self.logits(x)
-        self.right = self.all_logits.argmax(1) == y
+        self.right = correct(self.all_logits, y)
         self.x, self.y = x[self.right], y[self.right]
         self.handed_over: list[str] = []  # what layers in training mode did, as the model was handed over
         self.curve: tuple[list[float], list[Outcome]] | None = None  # PGD over eps
+        self.fooling: dict[str, Tensor] = {}  # which samples each attack without a name here fooled
+        self.checked, self.failed = 0, list[str]()  # checks so far, and those that could not be carried out
         self._outcomes: dict[str, Outcome] = {}
 
     # The network
@@ -144,21 +153,34 @@ class Case:
     # Attacks
 
     def attacked(self, name: str) -> Outcome:
-        """The outcome of an attack by name, made once: fgsm, rs_fgsm, pgd, more, margin, square."""
+        """The outcome of an attack by name, made once: fgsm, rs_fgsm, half, pgd, more, margin."""
         if name not in self._outcomes:
             self._outcomes[name] = self.attack(self._point(name), name)
         return self._outcomes[name]
 
-    def attack(self, point: Point, *key: object, model: nn.Module | None = None) -> Outcome:
-        """Attack the right samples; `model` is another network to find the points on."""
-        problem = None
+    def attack(
+        self, point: Point, *key: object, model: nn.Module | None = None, among: Tensor | None = None
+    ) -> Outcome:
+        """Attack the right samples.
+
+        Args:
+            point: the attack.
+            key: names its random numbers.
+            model: another network to find the points on.
+            among: which samples to attack, `[n]` bool; the others keep their place, and the time.
+        """
+        problem, points = None, self.x.clone()
+        chosen = torch.ones_like(self.y, dtype=torch.bool) if among is None else among
+        if not chosen.any():
+            return self.outcome(points)
         try:
             generator = torch.Generator(device=self.x.device).manual_seed(
                 derive_seed(self.seed, "audit", *key)
             )
-            points = point(self.model if model is None else model, self.x, self.y, generator=generator)
+            network = self.model if model is None else model
+            points[chosen] = point(network, self.x[chosen], self.y[chosen], generator=generator)
         except Exception as error:  # a gradient that raises is what some checks are looking for
-            problem, points = f"{type(point).__name__} could not run: {error}", self.x
+            problem = f"{type(point).__name__} could not run: {error}"
         return self.outcome(points, problem)
 
     def outcome(self, points: Tensor, problem: str | None = None) -> Outcome:
@@ -186,7 +208,6 @@ class Case:
             "pgd": lambda: PGD(threat, steps=budget.steps),
             "more": lambda: PGD(threat, steps=budget.more_steps, restarts=budget.restarts),
             "margin": lambda: PGD(threat, steps=budget.steps, loss="margin"),
-            "square": lambda: Square(threat, queries=budget.queries),
         }
         return points[name]()
 

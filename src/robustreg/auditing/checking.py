@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from robustreg.auditing.case import Case
 from robustreg.auditing.finding import Concern, Finding
+from robustreg.auditing.plots import Plot
 from robustreg.auditing.statistics import Estimate
 
 
@@ -19,7 +19,7 @@ class Measured:
     measured: str
     concern: Concern = "none"
     estimate: Estimate | None = None
-    plot: dict[str, Any] | None = None
+    plot: Plot | None = None
 
 
 Function = Callable[[Case], Measured]
@@ -38,6 +38,8 @@ class Check:
     source: str
     weight: int
     threshold: float | None
+    decisive: float | None
+    below: bool
 
     def __call__(self, case: Case) -> Finding:
         """Measure. A check that fails becomes a finding that says so, and the audit goes on."""
@@ -69,6 +71,8 @@ class Check:
             weight=self.weight,
             plot=found.plot,
             failed=failed,
+            decisive=self.decisive,
+            below=self.below,
         )
 
 
@@ -85,6 +89,8 @@ def check(
     source: str,
     weight: int,
     threshold: float | None = None,
+    decisive: float | None = None,
+    below: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function `(Case) -> Measured` as a check.
 
@@ -95,12 +101,16 @@ def check(
         source: of the check and its threshold.
         weight: the larger, the more direct the evidence.
         threshold: of the value.
+        decisive: the value from which it says "masked", if it ever does.
+        below: whether values below the threshold are the bad ones.
     """
 
     def register(function: Function) -> Function:
         if name in CHECKS:
             raise ValueError(f"there is a check {name!r} already")
-        CHECKS[name] = Check(name, title, function, fine, bad, advice, source, weight, threshold)
+        CHECKS[name] = Check(
+            name, title, function, fine, bad, advice, source, weight, threshold, decisive, below
+        )
         return function
 
     return register

@@ -19,12 +19,14 @@ class Finding:
         measured: what was measured, one sentence with the numbers.
         value, low, high: the number behind it and its 95 % interval; None where there is none.
         threshold: the value from which the check is concerned; None where it only informs.
+        decisive: the value from which it says "masked"; None where it never does.
+        below: whether values below the threshold are the bad ones.
         source: where check and threshold come from.
         meaning: what it means, for somebody who never heard of gradient masking.
         advice: what to do next; empty where nothing is to be done.
         concern: "none", "notice" (worth knowing, says nothing about the verdict), "suspicious" or "masked".
         weight: the larger, the more direct the evidence; orders reasons of equal concern.
-        plot: data of a picture, or None: {"kind": "lines", ...} or {"kind": "surface", ...}.
+        plot: data of a picture, or None; see `robustreg.auditing.plots`.
         failed: whether the check could not be carried out.
     """
 
@@ -42,6 +44,8 @@ class Finding:
     weight: int
     plot: dict[str, Any] | None = None
     failed: bool = False
+    decisive: float | None = None
+    below: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

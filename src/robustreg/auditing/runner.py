@@ -54,6 +54,9 @@ def audit(
         TypeError: the model gives anything but a tensor of floating point, or the data have another form.
         ValueError: its shape is not `[B, C]`, labels or inputs out of range, an unknown check, or a model that
             classifies no sample right.
+
+    Warns:
+        UserWarning: eps reaches across the whole box, so nothing can be robust; most likely a wrong unit.
     """
     names = list(CHECKS) if checks is None else list(checks)
     unknown = [name for name in names if name not in CHECKS]
@@ -79,7 +82,6 @@ def audit(
         handed_over = as_handed_over(net, here)
         with as_found(net, where), torch.inference_mode(False):
             case = Case(net, x, y, threat, seed=seed, budget=budget)
-            _check_right(case)
             case.handed_over = handed_over
             _check_any_right(case)
             findings: list[Finding] = []
@@ -113,16 +115,3 @@ def _check_any_right(case: Case) -> None:
             f"the model classifies none of {len(case.right)} samples right, so there is no robustness to look at: "
             "is it trained, and do the labels belong to the inputs?"
         )
-
-
-def _check_right(case: Case) -> None:
-    """Refuse a model without a sample that attacks could start from."""
-    if case.right.any():
-        return
-    nan = int(case.all_logits.isnan().any(1).sum())
-    because = (
-        f"its outputs are NaN for {nan} of them" if nan else "is it trained, and are the labels its own?"
-    )
-    raise ValueError(
-        f"the model classifies none of the {len(case.all_y)} samples right, so there is nothing to attack: {because}"
-    )

@@ -137,12 +137,17 @@ def probabilities(z: Tensor) -> Tensor:
     return z.softmax(1)
 
 
+def sharp_probabilities(z: Tensor) -> Tensor:
+    """Probabilities of a softmax at a temperature of 1/20, most of which round to 0 and 1."""
+    return (20 * z).softmax(1)
+
+
 BEFORE: tuple[Callable[[Tensor], Tensor], ...] = (
     input_quantisation, jpeg_rounding, thermometer, random_dropout, random_noise, random_resizing, vanishing,
     exploding, nan_gradients, tiny_gradients, flipped_gradients,
 )  # fmt: skip
 AFTER: tuple[Callable[[Tensor], Tensor], ...] = (
-    detached, saturated, hard_decision, batch_dependent, clipped, probabilities,
+    detached, saturated, hard_decision, batch_dependent, clipped, probabilities, sharp_probabilities,
 )  # fmt: skip
 PLANTED: tuple[str, ...] = tuple(function.__name__ for function in (*BEFORE, *AFTER))
 

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from robustreg.attacks import PGD
+from robustreg.auditing import plots
 from robustreg.auditing.case import Case, spread
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.statistics import share
+from robustreg.evaluation.predict import correct
 from robustreg.modes import running
 
-_SHARE, _HELPS, _CALLS = 0.02, 0.05, 8
+_SHARE, _HELPS, _CALLS, _ALONE, _STEPS = 0.02, 0.05, 8, 48, 20
 
 
 def as_handed_over(model: nn.Module, x: Tensor) -> list[str]:
@@ -71,6 +73,7 @@ def repeated_calls(case: Case) -> Measured:
         f"Between {len(calls)} calls {found.percent()} of the outputs changed, {classes.percent()} of the classes.",
         graded(found, _SHARE),
         found,
+        plots.bars("samples that change between calls", {"outputs": found, "classes": classes}),
     )
 
 
@@ -84,6 +87,7 @@ def repeated_calls(case: Case) -> Measured:
     source="Athalye et al. 2018, expectation over transformation; threshold ours, against sound models",
     weight=85,
     threshold=_HELPS,
+    decisive=_HELPS,
 )
 def averaged_attack(case: Case) -> Measured:
     """PGD on the mean of several calls against PGD on single calls, judged by the mean of many calls."""
@@ -97,10 +101,12 @@ def averaged_attack(case: Case) -> Measured:
     by_plain = standing & (case.logits(plain.points, judge).argmax(1) != case.y)
     by_averaged = standing & (case.logits(averaged.points, judge).argmax(1) != case.y)
     found = share(by_averaged & ~by_plain)
+    rows = {"single calls": share(by_plain), "averaged too": share(by_plain | by_averaged)}
     return Measured(
         f"Averaging over {_CALLS} calls fools {found.percent()} more of the samples.",
         graded(found, _HELPS, _HELPS),
         found,
+        plots.bars("samples fooled", rows),
     )
 
 
@@ -119,6 +125,51 @@ def batch_mates(case: Case) -> Measured:
     """Outputs alone, in another order and beside noise, against those in the whole batch."""
     if case.random_outputs:
         return Measured("The model is random, so the outputs differ anyway.")
+    changed, classes = _company(case)
+    found = share(changed)
+    return Measured(
+        f"{found.percent()} of the outputs depend on the rest of the batch, {share(classes).percent()} of the classes.",
+        graded(found, _SHARE),
+        found,
+        plots.bars("samples that others in the batch change", {"outputs": found, "classes": share(classes)}),
+    )
+
+
+@check(
+    "attacked_alone",
+    "Attacks on one sample at a time",
+    fine="Attacking samples one at a time finds what attacking them in batches finds.",
+    bad="Attacked one at a time, samples fall that withstand when a whole batch is attacked at once: in the batch the "
+    "samples disturb each other's attack. An attacker sends one input, so the number from batches is not real.",
+    advice="Report the accuracy under attacks on batches of one, or make the model independent of the batch.",
+    source="ours: an attacker controls a single input; threshold as of the averaging attack",
+    weight=83,
+    threshold=_HELPS,
+    decisive=_HELPS,
+)
+def attacked_alone(case: Case) -> Measured:
+    """Samples that PGD in batches of one fools and PGD on the whole batch does not, over radii up to eps."""
+    if case.random_outputs or not bool(_company(case)[0].any()):
+        return Measured("A sample's output does not depend on the batch, so there is nothing to compare.")
+    n, rows = min(len(case.x), _ALONE), {}
+    alone = torch.cat([correct(case.logits(x), y) for x, y in _singly(case, n)])
+    for scale in (0.25, 0.5, 1.0):
+        attack = PGD(case.threat.with_eps(scale * case.threat.eps), steps=_STEPS)
+        together = case.attack(attack, "together", scale).fooled[:n]
+        points = [attack(case.model, x, y, generator=case.generator("alone")) for x, y in _singly(case, n)]
+        fooled = [~correct(case.logits(z), y) for z, (_, y) in zip(points, _singly(case, n), strict=True)]
+        rows[f"{scale:g} eps"] = share((torch.cat(fooled) & ~together)[alone])
+    worst = max(rows.values(), key=lambda e: e.low)
+    return Measured(
+        f"One at a time, attacks fool up to {worst.percent()} more of the samples.",
+        graded(worst, _HELPS, _HELPS),
+        worst,
+        plots.bars("samples that fall only when attacked alone", rows),
+    )
+
+
+def _company(case: Case) -> tuple[Tensor, Tensor]:
+    """Whether other company changes the outputs and the classes of the first samples, two masks `[n]`."""
     x, z = case.all_x[:64], case.logits(case.all_x[:64])
     alone = torch.cat([case.logits(row) for row in torch.split(x[:16], 1)])
     backwards = case.logits(x.flip(0)).flip(0)
@@ -128,12 +179,12 @@ def batch_mates(case: Case) -> Measured:
     classes = (backwards.argmax(1) != z.argmax(1)) | (beside.argmax(1) != z.argmax(1))
     changed[: len(alone)] |= (alone - z[: len(alone)]).abs().amax(1) > limit
     classes[: len(alone)] |= alone.argmax(1) != z[: len(alone)].argmax(1)
-    found = share(changed)
-    return Measured(
-        f"{found.percent()} of the outputs depend on the rest of the batch, {share(classes).percent()} of the classes.",
-        graded(found, _SHARE),
-        found,
-    )
+    return changed, classes
+
+
+def _singly(case: Case, n: int) -> list[tuple[Tensor, Tensor]]:
+    """The first right samples as batches of one."""
+    return list(zip(torch.split(case.x[:n], 1), torch.split(case.y[:n], 1), strict=True))
 
 
 class _Averaged(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustreg import numerics
 from robustreg.attacks.single_step import IFGSM
+from robustreg.auditing import plots
 from robustreg.auditing.case import Case
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.finding import Concern
@@ -30,11 +31,11 @@ _NO_DECISION = "; informs only, because sound models that are not robust are rug
     source=f"Andriushchenko and Flammarion 2020, GradAlign{_NO_DECISION}",
     weight=30,
     threshold=_ALIGNED,
+    below=True,
 )
 def alignment(case: Case) -> Measured:
     """cos(g(x), g(x + u)), u uniform in the ball, mean over the right samples."""
-    found = mean(_cosine(case.clean_gradient, _gradient(case, case.noise(case.x, "alignment"))), case.seed)
-    return Measured(f"The mean cosine is {found.number()}.", _if(found.high < _ALIGNED), found)
+    return _aligned(case, case.noise(case.x, "alignment"))
 
 
 @check(
@@ -47,12 +48,11 @@ def alignment(case: Case) -> Measured:
     source=f"Teymourian et al., SORA, PertAlign; threshold ours{_NO_DECISION}",
     weight=31,
     threshold=_ALIGNED,
+    below=True,
 )
 def perturbation_alignment(case: Case) -> Measured:
     """cos(g(x), g(FGSM(x))), mean over the right samples."""
-    end = case.attacked("fgsm").points
-    found = mean(_cosine(case.clean_gradient, _gradient(case, end)), case.seed)
-    return Measured(f"The mean cosine is {found.number()}.", _if(found.high < _ALIGNED), found)
+    return _aligned(case, case.attacked("fgsm").points)
 
 
 @check(
@@ -82,6 +82,7 @@ def linearity(case: Case) -> Measured:
         f"(quartiles {ends[0]:.3g} and {ends[1]:.3g}).",
         _if(middle > _LINEAR),
         found,
+        plots.histogram("deviation over what the gradient predicts", {"samples": ratio}, log=True),
     )
 
 
@@ -112,6 +113,9 @@ def single_step_symptoms(case: Case) -> Measured:
         f"{abnormal.percent()} at the start.",
         graded(abnormal, _ABNORMAL),
         abnormal,
+        plots.bars(
+            "samples whose loss is lower after the step than", {"halfway (R3)": r3, "at the start": abnormal}
+        ),
     )
 
 
@@ -141,6 +145,11 @@ def curvature(case: Case) -> Measured:
         f"{across.number()} along random directions.",
         _if(along.low > _CURVED),
         along,
+        plots.bars(
+            "relative change of the gradient within one radius",
+            {"along the gradient": along, "random directions": across},
+            percent=False,
+        ),
     )
 
 
@@ -161,7 +170,13 @@ def energy(case: Case) -> Measured:
     )
     worst = mean(found.worst, case.seed)
     parts = ", ".join(f"{name} {value:.3g}" for name, value in found.means().items())
-    return Measured(f"On the scale of the loss: {parts}.", "none", worst)
+    rows = {name: mean(getattr(found, name), case.seed) for name in found.means()}
+    return Measured(
+        f"On the scale of the loss: {parts}.",
+        "none",
+        worst,
+        plots.bars("energy, on the scale of the loss", rows, percent=False),
+    )
 
 
 @check(
@@ -182,13 +197,22 @@ def surface(case: Case) -> Measured:
     points = [x + a * first + b * second for a in ticks for b in ticks]
     losses = case.losses(torch.cat(points), y.expand(len(points)))
     values = torch.nan_to_num(losses.double(), 0.0, 1e6, 0.0).reshape(_GRID, _GRID)
-    plot = {
-        "kind": "surface",
-        "x": "random direction, in eps",
-        "y": "gradient, in eps",
-        "values": values.tolist(),
-    }
-    return Measured(f"The loss runs from {float(values.min()):.3g} to {float(values.max()):.3g}.", plot=plot)
+    return Measured(
+        f"The loss runs from {float(values.min()):.3g} to {float(values.max()):.3g}.",
+        plot=plots.surface("random direction, in eps", "gradient, in eps", values),
+    )
+
+
+def _aligned(case: Case, elsewhere: Tensor) -> Measured:
+    """The cosine between the gradients at the right samples and at other points `[n, ...]`."""
+    cosines = _cosine(case.clean_gradient, _gradient(case, elsewhere))
+    found = mean(cosines, case.seed)
+    return Measured(
+        f"The mean cosine is {found.number()}.",
+        _if(found.high < _ALIGNED),
+        found,
+        plots.histogram("cosine between the two gradients", {"samples": cosines}),
+    )
 
 
 def _gradient(case: Case, x: Tensor) -> Tensor:

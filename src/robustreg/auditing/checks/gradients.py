@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustreg import numerics
 from robustreg.attacks import PGD
+from robustreg.auditing import plots
 from robustreg.auditing.case import Case
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.statistics import Estimate, share
@@ -22,7 +23,7 @@ from robustreg.threat import Threat
 _ZERO, _ZERO_MASKED, _TINY = 0.05, 0.5, 1e-20
 _WRONG, _WRONG_MASKED, _OFF = 0.25, 0.6, 0.5
 _STEP = 1e-3  # of the finite differences and of the small perturbation, in units of the box's width
-_HELPS = 0.05
+_FLAT, _FLAT_MASKED, _HELPS = 0.5, 0.9, 0.05
 
 
 @check(
@@ -37,6 +38,7 @@ _HELPS = 0.05
     "results/audit_confusion",
     weight=80,
     threshold=_ZERO,
+    decisive=_ZERO_MASKED,
 )
 def zero_gradients(case: Case) -> Measured:
     """The cross-entropy's gradient at the right samples, in the model's dtype and, if possible, in float64."""
@@ -47,14 +49,19 @@ def zero_gradients(case: Case) -> Measured:
             "The output is not connected to the input: there is no gradient at all.", "masked", found
         )
     found = share(_useless(g))
-    said = f"In {str(g.dtype).removeprefix('torch.')} {found.percent()} of the gradients are useless"
+    by_dtype = {str(g.dtype).removeprefix("torch."): g}
     double = in_float64(case.model)
     if double is not None and g.dtype != torch.float64:
         wide = case.gradient(case.x.double(), case.y, model=double)
-        said += (
-            f", in float64 {100 * float(_useless(wide).double().mean()):.1f} %" if wide is not None else ""
-        )
-    return Measured(said + ".", graded(found, _ZERO, _ZERO_MASKED), found)
+        by_dtype |= {"float64": wide} if wide is not None else {}
+    useless = ", ".join(f"{share(_useless(rows)).percent()} in {name}" for name, rows in by_dtype.items())
+    sizes = {name: numerics.flatten(rows).abs().amax(1) for name, rows in by_dtype.items()}
+    return Measured(
+        f"Useless gradients: {useless}.",
+        graded(found, _ZERO, _ZERO_MASKED),
+        found,
+        plots.histogram("largest entry of a sample's gradient", sizes, log=True),
+    )
 
 
 @check(
@@ -69,6 +76,7 @@ def zero_gradients(case: Case) -> Measured:
     "models in results/audit_confusion",
     weight=90,
     threshold=_WRONG,
+    decisive=_WRONG_MASKED,
 )
 def true_gradient(case: Case) -> Measured:
     """Central differences of the margin along its own steepest direction, as a ratio to what the gradient says."""
@@ -109,6 +117,7 @@ def true_gradient(case: Case) -> Measured:
         f"For {found.percent()} of the samples the gradient is off by more than half.",
         graded(found, _WRONG, _WRONG_MASKED),
         found,
+        plots.scatter("change that the gradient predicts", "change measured", ratios[0][1], ratios[0][0]),
     )
 
 
@@ -122,7 +131,8 @@ def true_gradient(case: Case) -> Measured:
     source="Athalye et al. 2018, shattered gradients; thresholds ours, against sound models in "
     "results/audit_confusion",
     weight=75,
-    threshold=_ZERO_MASKED,
+    threshold=_FLAT,
+    decisive=_FLAT_MASKED,
 )
 def flat_steps(case: Case) -> Measured:
     """Outputs that stay the same to the bit when every input value moves by a thousandth of the box."""
@@ -131,11 +141,16 @@ def flat_steps(case: Case) -> Measured:
     step = _STEP * width(case.threat, case.x)
     x = _inside(case.x, case.threat, step)
     signs = torch.randint(0, 2, x.shape, generator=case.generator("steps")).to(x) * 2 - 1
-    found = share((case.logits(x + step * signs) == case.logits(x)).all(1))
+    here = case.logits(x)
+    sizes = [step * factor for factor in (0.1, 1.0, 10.0, 100.0)]
+    same = [(case.logits(x + size * signs) == here).all(1) for size in sizes]
+    found = share(same[1])
+    flat = [float(rows.double().mean()) for rows in same]
     return Measured(
         f"{found.percent()} of the outputs do not change by a bit.",
-        graded(found, _ZERO_MASKED, 0.9),
+        graded(found, _FLAT, _FLAT_MASKED),
         found,
+        plots.lines("change of every input value", sizes, {"outputs that stay the same": flat}, log=True),
     )
 
 
@@ -149,6 +164,7 @@ def flat_steps(case: Case) -> Measured:
     source="Athalye et al. 2018, backward pass differentiable approximation; threshold ours",
     weight=88,
     threshold=_HELPS,
+    decisive=_HELPS,
 )
 def straight_through(case: Case) -> Measured:
     """PGD with every layer whose gradient is zero or missing replaced by the identity on the way back."""
@@ -159,11 +175,14 @@ def straight_through(case: Case) -> Measured:
     with _passing(module for _, module in blocking):
         through = case.attack(PGD(case.threat, steps=case.budget.steps), "straight through")
     outcome = case.outcome(through.points, through.problem)
+    case.fooling["PGD through blocking layers"] = outcome.fooled
     found = share(outcome.fooled & ~case.white_box)
+    both = share(outcome.fooled | case.white_box)
     return Measured(
         f"Going through {names} fools {found.percent()} more of the samples.",
         graded(found, _HELPS, _HELPS),
         found,
+        plots.bars("samples fooled", {"as it is": share(case.white_box), "through the layers too": both}),
     )
 
 

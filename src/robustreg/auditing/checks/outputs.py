@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
+from robustreg.attacks import PGD
+from robustreg.auditing import plots
 from robustreg.auditing.case import Case
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.statistics import Estimate, share
 
-_PROBABILITIES, _CLIPPED, _LEVELS = 0.5, 0.05, 0.1
+_MANY, _PROBABILITIES, _CLIPPED, _LEVELS, _REPAIRED = 0.5, 0.5, 0.05, 0.1, 0.05
 
 
 @check(
@@ -22,16 +25,22 @@ _PROBABILITIES, _CLIPPED, _LEVELS = 0.5, 0.05, 0.1
     "interval",
     weight=60,
     threshold=0.0,
+    decisive=_MANY,
 )
 def finite_outputs(case: Case) -> Measured:
     """NaN and infinities at the samples, at noise around them and where an attack ends."""
-    bad = ~case.all_logits.isfinite().all(1)
+    places = {"samples": case.all_logits}
     if len(case.x):
-        for points in (case.noise(case.x, "finite"), case.attacked("pgd").points):
-            bad = torch.cat([bad, ~case.logits(points).isfinite().all(1)])
-    found = share(bad)
-    concern = graded(found, 0.0, 0.5)
-    return Measured(f"{found.percent()} of the outputs hold NaN or infinity.", concern, found)
+        places["noise"] = case.logits(case.noise(case.x, "finite"))
+        places["after PGD"] = case.logits(case.attacked("pgd").points)
+    bad = {name: ~z.isfinite().all(1) for name, z in places.items()}
+    found = share(torch.cat(list(bad.values())))
+    return Measured(
+        f"{found.percent()} of the outputs hold NaN or infinity.",
+        graded(found, 0.0, _MANY),
+        found,
+        plots.bars("outputs that are no numbers", {name: share(rows) for name, rows in bad.items()}),
+    )
 
 
 @check(
@@ -47,10 +56,43 @@ def finite_outputs(case: Case) -> Measured:
 )
 def logits(case: Case) -> Measured:
     """Rows that are not negative and sum to one."""
-    z = case.all_logits
-    found = share((z >= 0).all(1) & ((z.double().sum(1) - 1).abs() < 1e-3))
-    concern = graded(found, _PROBABILITIES)
-    return Measured(f"{found.percent()} of the outputs are probabilities that sum to 1.", concern, found)
+    found = share(_probabilities(case.all_logits))
+    return Measured(
+        f"{found.percent()} of the outputs are probabilities that sum to 1.",
+        graded(found, _PROBABILITIES),
+        found,
+        plots.histogram("sum of a sample's outputs", {"samples": case.all_logits.double().sum(1)}),
+    )
+
+
+@check(
+    "repaired_outputs",
+    "An attack on the logarithm of probabilities",
+    fine="Undoing a softmax does not help an attack.",
+    bad="The model gives probabilities, and an attack on their logarithm succeeds where the usual one fails: the "
+    "softmax hid the weakness and removed nothing.",
+    advice="Take the last softmax off before you evaluate the model; what was measured with it on is too high.",
+    source="Carlini and Wagner 2017, attacks on logits; Croce et al. 2020; threshold ours",
+    weight=87,
+    threshold=_REPAIRED,
+    decisive=_REPAIRED,
+)
+def repaired_outputs(case: Case) -> Measured:
+    """Samples that PGD on log p fools and PGD on p does not, at the radius of a quarter, a half and all of eps."""
+    if not _probabilities(case.all_logits).any():
+        return Measured("The outputs are no probabilities.")
+    repaired, rows = _Logarithm(case.model), {}
+    for scale in (0.25, 0.5, 1.0):
+        attack = PGD(case.threat.with_eps(scale * case.threat.eps), steps=case.budget.steps)
+        plain, better = case.attack(attack, "plain", scale), case.attack(attack, "log", scale, model=repaired)
+        rows[f"{scale:g} eps"] = share(better.fooled & ~plain.fooled)
+    worst = max(rows.values(), key=lambda e: e.low)
+    return Measured(
+        f"The attack on the logarithm fools up to {worst.percent()} more of the samples.",
+        graded(worst, _REPAIRED, _REPAIRED),
+        worst,
+        plots.bars("samples that only the attack on the logarithm fools", rows),
+    )
 
 
 @check(
@@ -75,7 +117,8 @@ def clipped_outputs(case: Case) -> Measured:
     concern = "none" if alone else graded(found, _CLIPPED, 0.9)
     if concern == "masked":
         concern = "suspicious"  # attacks may still succeed; what they miss is measured elsewhere
-    return Measured(f"{found.percent()} of the outputs touch a common limit.", concern, found)
+    plot = plots.histogram("output values", {"outputs": z})
+    return Measured(f"{found.percent()} of the outputs touch a common limit.", concern, found, plot)
 
 
 @check(
@@ -89,6 +132,7 @@ def clipped_outputs(case: Case) -> Measured:
     "results/audit_confusion",
     weight=57,
     threshold=_LEVELS,
+    below=True,
 )
 def output_levels(case: Case) -> Measured:
     """Different values among all outputs, as a share of how many there are."""
@@ -100,4 +144,23 @@ def output_levels(case: Case) -> Measured:
         f"{len(torch.unique(z))} different values among {z.numel()} outputs.",
         "suspicious" if few else "none",
         found,
+        plots.histogram("output values", {"outputs": z}),
     )
+
+
+def _probabilities(z: Tensor) -> Tensor:
+    """Rows that are not negative and sum to one, `[B]`."""
+    return (z >= 0).all(1) & ((z.double().sum(1) - 1).abs() < 1e-3)
+
+
+class _Logarithm(nn.Module):
+    """The logarithm of a model's probabilities, in float64, where a small one is not yet 0."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, C]``, up to a constant."""
+        p: Tensor = self.model(x).double()
+        return p.clamp(min=1e-300).log()

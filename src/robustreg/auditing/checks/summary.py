@@ -1,0 +1,64 @@
+"""What the other checks add up to: every attack of the audit in one table, and whether there was enough to go by."""
+
+from __future__ import annotations
+
+from robustreg.auditing import plots
+from robustreg.auditing.case import Case
+from robustreg.auditing.checking import Measured, check, graded
+from robustreg.auditing.statistics import Estimate, share
+
+_GAP, _GAP_MASKED, _ENOUGH, _FAILED = 0.15, 0.3, 20, 0.25
+
+
+@check(
+    "worst_case",
+    "All attacks together",
+    fine="All attacks of this audit together find little more than the usual one, PGD, finds alone.",
+    bad="All attacks of this audit together fool many more samples than the usual one, PGD. What PGD says of this "
+    "model is far too good.",
+    advice="Report the worst case over several kinds of attack, one of them without gradients: `robustreg evaluate` "
+    "with the standard ensemble.",
+    source="Carlini et al. 2019, section 4: report the worst case per sample; thresholds as of loss_scale",
+    weight=81,
+    threshold=_GAP,
+    decisive=_GAP_MASKED,
+)
+def worst_case(case: Case) -> Measured:
+    """Samples that PGD leaves standing and any attack that was made for another check fools."""
+    names = {"FGSM": "fgsm", "PGD": "pgd", "PGD on the margin": "margin", "PGD, more effort": "more"}
+    fooled = {name: case.attacked(key).fooled for name, key in names.items()} | case.fooling
+    pgd, worst = fooled["PGD"], case.white_box.clone()
+    rows = {name: share(~mask) for name, mask in sorted(fooled.items(), key=lambda row: int(row[1].sum()))}
+    for mask in fooled.values():
+        worst |= mask
+    found = share(worst & ~pgd)
+    said = (
+        f"Of the samples classified right {share(~pgd).percent()} withstand PGD, {share(~worst).percent()} all "
+        f"{len(fooled)} attacks; {found.percent()} are lost between the two."
+    )
+    concern = "none" if case.random_outputs else graded(found, _GAP, _GAP_MASKED)
+    return Measured(
+        said, concern, found, plots.bars("samples standing", rows | {"all together": share(~worst)})
+    )
+
+
+@check(
+    "evidence",
+    "Enough to go by",
+    fine="There were enough samples, and the checks could be carried out.",
+    bad="There is too little to go by: with so few samples, or so many checks that failed, masking could have gone "
+    "unseen.",
+    advice="Give the audit more samples that the model classifies right, and look at the checks that could not be "
+    "carried out.",
+    source=f"ours: below {_ENOUGH} samples an effect of a fifth of them stays within the intervals",
+    weight=40,
+    threshold=float(_ENOUGH),
+    below=True,
+)
+def evidence(case: Case) -> Measured:
+    """The samples that attacks start from, and the checks that failed."""
+    few, failed = len(case.x) < _ENOUGH, len(case.failed) > _FAILED * max(case.checked, 1)
+    said = f"{len(case.x)} samples classified right; {len(case.failed)} of {case.checked} checks failed"
+    said += f" ({', '.join(case.failed)})." if case.failed else "."
+    n = float(len(case.x))
+    return Measured(said, "suspicious" if few or failed else "none", Estimate(n, n, n))
