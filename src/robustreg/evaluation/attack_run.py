@@ -20,6 +20,7 @@ from robustreg.evaluation.work import Work, WorkStore
 from robustreg.threat import Threat
 
 SAVE_EVERY_SECONDS = 60.0
+_FEWEST, _PARTS = 64, 8
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run_attack(
         for member in _members(name, attack, setting.seed, stage):
             todo, total = member.todo(targets, work), member.total(targets, work)
             member.report(setting, targets, work, total)
-            for indices in torch.split(todo, setting.batch_size) if len(todo) else ():
+            for indices in torch.split(todo, member.batch_size(setting, len(todo))) if len(todo) else ():
                 started = time.monotonic()
                 try:
                     _run_batch(setting, name, member, threat, indices, work)
@@ -106,6 +107,15 @@ class _Member:
     def todo(self, targets: Tensor, work: Work) -> Tensor:
         """The samples `[K]` that are its turn."""
         return (targets & ~work.attacked & (work.withstood == self.number)).nonzero().flatten()
+
+    def batch_size(self, setting: Setting, samples: int) -> int:
+        """How many samples at once: on a CPU fewer at a time where a member of an ensemble takes long for each.
+
+        A CPU gains nothing from more, and progress is told, and kept, after every batch.
+        """
+        if (self.number == 0 and self.last) or setting.device.type != "cpu":
+            return setting.batch_size
+        return min(setting.batch_size, max(_FEWEST, -(-samples // _PARTS)))
 
     def total(self, targets: Tensor, work: Work) -> int:
         """How many samples are its turn, those included that had it before an interruption."""
