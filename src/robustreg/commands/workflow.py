@@ -33,11 +33,13 @@ class Setting:
 def train_run(recipe: Recipe, folder: Path, setting: Setting, *, resume: bool = False) -> RunResult:
     """Train what the recipe says in `folder`, after writing the resolved recipe there."""
     from robustreg.config import build
+    from robustreg.evaluation.crafting import warn_if_it_covers_the_box
     from robustreg.files import write_text_atomic
     from robustreg.training.run import train
 
     train_needed(recipe, folder, setting)
     built = build(recipe, data_dir=setting.data_dir, beside=folder.parent)
+    warn_if_it_covers_the_box(built.threat, built.splits.test.x)
     if not (folder / RECIPE_FILE).is_file():
         write_text_atomic(folder / RECIPE_FILE, recipe_text(recipe))
     return train(
