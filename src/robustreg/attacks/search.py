@@ -28,7 +28,8 @@ few sizes of batch, for each of which it may choose its kernels anew, and at mos
 
 _AT_ONCE = 1 << 17
 """So many input values a CPU works on at once where it goes back through the network: 167 grey images of 28x28 pixels.
-What a network keeps for the way back then stays near the processor. Measured, see docs/evaluation.md."""
+What a network keeps for the way back then stays near the processor: on small convolutional networks 64 to 128 images at
+a time took a quarter less than 256."""
 
 
 _ROWS = 256
