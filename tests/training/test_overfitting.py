@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 import robustreg as rr
-from robustreg.training import CatastrophicOverfittingGuard, Trainer, TrainingStopped
+from robustreg.training import (
+    CatastrophicOverfittingGuard,
+    Handler,
+    Trainer,
+    TrainingStopped,
+    checkpoint,
+    tree,
+)
+from robustreg.training.checkpoint import Checkpoint
 from robustreg.training.overfitting import Symptoms, symptoms
 
 THREAT = rr.Threat("linf", 0.1)
@@ -21,15 +29,17 @@ def _samples(n=64):
     return x, (x.mean((1, 2, 3)) > 0.5).long()
 
 
-def _trainer(guard, steps=6):
+def _trainer(guard, steps=6, *more, objective=None, indexed=False):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     x, y = _samples()
-    module = rr.ObjectiveModule(net, rr.CrossEntropy(at=rr.FGSM(THREAT)), seed=0)
-    batches = [(x[i : i + 16], y[i : i + 16]) for i in range(0, 64, 16)]
+    chosen = rr.CrossEntropy(at=rr.FGSM(THREAT)) if objective is None else objective
+    module = rr.ObjectiveModule(net, chosen, seed=0)
+    index = [torch.arange(64)] if indexed else []
+    batches = [tuple(t[i : i + 16] for t in (x, y, *index)) for i in range(0, 64, 16)]
     optimizer = torch.optim.Adam(net.parameters(), 0.01)
-    return Trainer(module, optimizer, batches, steps=steps, handlers=[guard])
+    return Trainer(module, optimizer, batches, steps=steps, handlers=[guard, *more])
 
 
 def _guard(action, **options):
@@ -115,6 +125,63 @@ def test_going_back_takes_the_optimizer_along(monkeypatch):
         trainer.fit()
     state = next(iter(trainer.optimizer.state.values()))
     assert int(state["step"]) == 2
+
+
+def _remembering(threat):
+    """An objective with a memory: the perturbations of the last epoch, by sample."""
+    return rr.methods.fgsm_pgi(threat, lam=1.0)
+
+
+class _StopAt(Handler):
+    def __init__(self, step):
+        self.step = step
+
+    def step_end(self, trainer):
+        if trainer.step == self.step:
+            trainer.stop()
+
+
+@pytest.mark.parametrize("stop", [4, 5, 6])
+@pytest.mark.parametrize("action", ["roll_back", "switch"])
+def test_a_resume_in_a_rescue_goes_on_exactly(action, stop, monkeypatch, tmp_path):
+    """Steps 4 to 6 are the rescue; both objectives remember something, and neither takes the other's memory."""
+
+    def build(folder, *more):
+        guard = _guard(action, objective=_remembering(THREAT))
+        _collapse_at(guard, 4, monkeypatch)
+        saves = Checkpoint(tmp_path / folder)
+        return _trainer(guard, 10, saves, *more, objective=_remembering(THREAT), indexed=True), guard
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "catastrophic overfitting")
+        whole, _ = build("whole")
+        whole.fit()
+        first, _ = build("parts", _StopAt(stop))
+        assert first.fit().status == "interrupted"
+        second, guard = build("parts")
+        checkpoint.resume(second, tmp_path / "parts" / "last")
+        second.fit()
+    assert guard.acted == [4]
+    mine, theirs = whole.state_dict(), second.state_dict()
+    for key in mine:
+        assert tree.same(mine[key], theirs[key]), key
+
+
+def test_an_error_in_a_rescue_leaves_the_usual_objective(monkeypatch):
+    guard = _guard("switch")
+    _collapse_at(guard, 4, monkeypatch)
+    trainer = _trainer(guard, steps=8)
+    usual, found = trainer.module.objective, trainer.find_gradients
+
+    def fail_at_five():
+        if trainer.step == 5:
+            raise ArithmeticError
+        found()
+
+    trainer.find_gradients = fail_at_five
+    with pytest.warns(UserWarning, match="catastrophic"), pytest.raises(ArithmeticError):
+        trainer.fit()
+    assert trainer.module.objective is usual
 
 
 def test_bad_options_are_refused():

@@ -83,7 +83,9 @@ class CatastrophicOverfittingGuard(Handler):
     Collapsed means: the gap between accuracy under FGSM and under PGD exceeds `gap`, or accuracy under PGD lost
     more than `fall` of its best and at the same time PertAlign is below `alignment` or more than `abnormal` of the
     adversarial examples have a lower loss than their samples. `seen` has every measurement, `acted` the steps at
-    which it acted. The rescue's objective has no memory of its own across a resume.
+    which it acted. Outside a step the module has the objective it came with, so that a checkpoint holds that one's
+    memory; the guard's own state holds that of the rescue, and the sound weights, so that a resume in the middle of a
+    rescue goes on exactly.
 
     Args:
         x, y: samples `[B, ...]` and labels `[B]` that are not trained on; a hundred or more.
@@ -136,7 +138,7 @@ class CatastrophicOverfittingGuard(Handler):
         self.acted: list[int] = []
         self.best = 0.0
         self._sound: dict[str, Any] | None = None
-        self._usual: Objective | None = None
+        self._usual: Objective | None = None  # while a step of a rescue runs
         self._until = -1
 
     def collapsed(self, found: Symptoms) -> bool:
@@ -148,32 +150,47 @@ class CatastrophicOverfittingGuard(Handler):
 
     def start(self, trainer: Trainer) -> None:
         """The state before the first step is sound."""
-        self._usual = trainer.module.objective
-        self._keep(trainer)
-        if trainer.step < self._until:  # resumed in the middle of a rescue
-            trainer.module.objective = self.rescue_objective
+        if self._sound is None:  # not resumed
+            self._keep(trainer)
+
+    def step_start(self, trainer: Trainer) -> None:
+        """A step of a rescue minimises the rescue's objective."""
+        if trainer.step < self._until:
+            self._usual, trainer.module.objective = trainer.module.objective, self.rescue_objective
+
+    def gradients(self, trainer: Trainer) -> None:
+        """Put the usual objective back, before anyone saves the state."""
+        self._put_back(trainer)
 
     def step_end(self, trainer: Trainer) -> None:
-        """End a rescue that is over; look, every so many steps."""
-        if trainer.module.objective is self.rescue_objective and trainer.step >= self._until:
-            assert self._usual is not None
-            trainer.module.objective = self._usual
+        """Look, every so many steps."""
         if trainer.step % self.every == 0:
             self._look(trainer)
 
     def end(self, trainer: Trainer) -> None:
-        """Leave the module with the objective it came with."""
-        if self._usual is not None:
-            trainer.module.objective = self._usual
+        """Leave the module with the objective it came with, also after an error."""
+        self._put_back(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far a rescue is, and what was reached."""
-        return {"best": self.best, "until": self._until, "acted": list(self.acted)}
+        """How far a rescue is, what was reached, and what to go back to."""
+        return {
+            "best": self.best,
+            "until": self._until,
+            "acted": list(self.acted),
+            "rescue": self.rescue_objective.state_dict(),
+            "sound": self._sound,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with it."""
         self.best, self._until = float(state["best"]), int(state["until"])
         self.acted = [int(step) for step in state["acted"]]
+        self.rescue_objective.load_state_dict(state["rescue"])
+        self._sound = state["sound"]
+
+    def _put_back(self, trainer: Trainer) -> None:
+        if self._usual is not None:
+            trainer.module.objective, self._usual = self._usual, None
 
     def _look(self, trainer: Trainer) -> None:
         x, y = trainer.to_net((self.x, self.y))
@@ -201,7 +218,7 @@ class CatastrophicOverfittingGuard(Handler):
         if self.action == "roll_back":
             self._go_back(trainer)
         if self.action in ("roll_back", "switch"):
-            trainer.module.objective, self._until = self.rescue_objective, trainer.step + self.rescue
+            self._until = trainer.step + self.rescue
 
     def _keep(self, trainer: Trainer) -> None:
         if self.action == "roll_back":
