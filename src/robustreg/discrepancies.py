@@ -38,6 +38,11 @@ def squared_logits(reference: Tensor, other: Tensor) -> Tensor:
     return _gap(reference, other).square().sum(1)
 
 
+def mean_squared_logits(reference: Tensor, other: Tensor) -> Tensor:
+    """``1/C sum_k (z_k - z'_k)^2`` per sample ``[B]``: its mean is the mean squared error of two batches of logits."""
+    return squared_logits(reference, other) / reference.shape[1]
+
+
 def squared_probabilities(reference: Tensor, other: Tensor) -> Tensor:
     """``sum_k (p_k - p'_k)^2`` per sample ``[B]``, in [0, 2]."""
     log_p, log_q = _log_probabilities(reference, other)
@@ -89,6 +94,7 @@ NAMED: dict[str, DiscrepancyFunction] = {
     "reverse_kl": reverse_kl,
     "js": js,
     "squared_logits": squared_logits,
+    "mean_squared_logits": mean_squared_logits,
     "squared_probabilities": squared_probabilities,
     "soft_cross_entropy": soft_cross_entropy,
     "logit_variance": logit_variance,

@@ -257,9 +257,12 @@ class Steepest(Point):
 
     def locate(self, probe: Probe) -> Tensor:
         """The start plus the step."""
-        g = probe.grad(self.start, self.loss, self.mode)
-        z = probe.at(self.start) + self.scale * self.threat.steepest(g)
+        z = probe.at(self.start) + self.scale * self.threat.steepest(self.gradient(probe))
         return clipped(z, probe.x, self.threat, self.clip)
+
+    def gradient(self, probe: Probe) -> Tensor:
+        """The gradient ``[B, ...]`` along which the step goes."""
+        return probe.grad(self.start, self.loss, self.mode)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable
@@ -183,6 +184,25 @@ def test_ikl_against_the_authors_pairwise_sum(gamma: float, fixture: Any) -> Non
         expected = 0.54393782 + 4 * soft + 20 * gap
         assert fixture.step(objective)[0] == approx(expected.item())
         means[:2] = (z / 4).softmax(1)
+
+
+def test_alp_as_in_its_authors_code(double_batch: Any) -> None:
+    """One forward for both halves, smoothed labels, and the mean squared error of the logits."""
+    x, y = double_batch
+    layers = [nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)]
+    net, attack = nn.Sequential(*layers).double(), rr.FGSM(T)
+    by_hand = copy.deepcopy(net)
+    objective = methods.alp(T, 0.5, smoothing=0.1, average=True, joint=True, attack=attack)
+    loss = objective(net, x, y, step=0)
+    assert net[2].num_batches_tracked == 1
+    logits = by_hand(torch.cat([x, attack(by_hand, x, y)]))
+    entropy = nn.functional.cross_entropy(logits, torch.cat([y, y]), label_smoothing=0.1)
+    expected = entropy + 0.5 * nn.functional.mse_loss(*logits.chunk(2))
+    torch.testing.assert_close(loss, expected)
+    found, wanted = (
+        torch.autograd.grad(v, list(n.parameters())) for v, n in ((loss, net), (expected, by_hand))
+    )
+    torch.testing.assert_close(found, wanted)
 
 
 # -- identities -------------------------------------------------------------------------------------------------------

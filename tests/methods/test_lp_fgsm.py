@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -59,6 +60,21 @@ def test_the_loss_is_that_at_the_point(smooth_net: nn.Module, double_batch: Any)
 def test_the_sign_is_its_limit(smooth_net: nn.Module, double_batch: Any) -> None:
     fgsm = rr.Objective.of(rr.CrossEntropy(at=rr.Steepest(T)))(smooth_net, *double_batch)
     assert torch.equal(lp_fgsm(T, float("inf"))(smooth_net, *double_batch), fgsm)
+
+
+def test_a_floor_counts_the_entries_that_are_zero() -> None:
+    """Sizes 1, 1 and 0 with a floor f: dH in closed form, and q = 1 + beta / dH."""
+    f, beta = 1e-3, 0.1
+    big, small = (1 + f) / (2 + 3 * f), f / (2 + 3 * f)
+    gap = -(2 * math.log(big) + math.log(small)) / 3 + 2 * big * math.log(big) + small * math.log(small)
+    g = torch.tensor([[1.0, -1.0, 0.0]], dtype=torch.float64)
+    p = LpFGSM(T, beta=beta, floor=f).exponent(g)
+    assert float(p) == pytest.approx(1 + gap / beta, rel=1e-12)
+    assert float(LpFGSM(T, beta=beta).exponent(g)) == 2.0  # without the zero all are equal
+    ((_, term),) = lp_fgsm(T, floor=f).entries
+    assert term.at.floor == AdaptiveGradientNorm(T, floor=f)._end(T, 1.0, "train").floor == f
+    with pytest.raises(ValueError, match="must be >= 0, got -1"):
+        LpFGSM(T, floor=-1)
 
 
 def test_what_it_says() -> None:

@@ -157,6 +157,22 @@ def test_grad_align_is_fgsm_training_with_a_penalty(smooth_net: nn.Module, doubl
     )
 
 
+def test_grad_align_through_the_clamp_leaves_pixels_that_were_pushed_out() -> None:
+    """A linear loss: what the start pushed beyond the box stays at the bound, the others step as ever."""
+    threat, net = rr.Threat("linf", 0.1), nn.Linear(3, 2, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        net.weight.copy_(
+            torch.tensor([[-1.0, 1.0, 1.0], [1.0, -1.0, -1.0]])
+        )  # the loss rises along (1, -1, -1)
+    x, y = torch.tensor([[0.0, 0.98, 0.5]], dtype=torch.float64), torch.tensor([0])
+    noise = torch.tensor([[-0.05, 0.06, 0.02]], dtype=torch.float64)
+    for clamp, expected in ((True, [0.0, 1.0, 0.4]), (False, [0.1, 0.88, 0.4])):
+        (_, loss), (_, penalty) = grad_align(threat, start="uniform", through_clamp=clamp).entries
+        z = loss.at(net, x, y, noise={penalty.first: noise})
+        same(z, torch.tensor([expected], dtype=torch.float64))
+    assert grad_align(threat, start="uniform", through_clamp=True).plan((4,)).forwards == 3
+
+
 def test_llr_weights_the_gap_and_the_change() -> None:
     point = LeastLinear(T, 7, 0.03, mode="batch")
     assert llr(T, 4.0, 0.3, 2.0, steps=7, step_size=0.03).entries == (

@@ -17,9 +17,9 @@ from robustreg.attacks import N_FGSM, RS_FGSM, ClassStart, PriorStart, PriorStep
 from robustreg.attacks.class_start import RandomTargets
 from robustreg.attacks.single_step import Rademacher
 from robustreg.config import build, load_recipe
+from robustreg.discrepancies import between
 from robustreg.losses import SmoothedCrossEntropy
 from robustreg.methods import card_of, fgsm_pgi, liet, n_aaer, rs_aaer, sora
-from robustreg.methods.fgsm_pgi import mean_squared_logits
 from robustreg.penalties import AbnormalExamples, Consistency, PertAlign, SoraLoss
 from robustreg.registry import lookup
 from robustreg.streams import Stream
@@ -379,14 +379,14 @@ def test_what_the_methods_are_made_of() -> None:
     assert (at.decay, at.loss, at.start.prior, at.start.reset) == (
         0.5, SmoothedCrossEntropy(0.2), "epoch", None,
     )  # fmt: skip
-    assert (weight, agree) == (5.0, Consistency(at, mean_squared_logits, at.start))
+    assert (weight, agree) == (5.0, Consistency(at, "mean_squared_logits", at.start))
     assert fgsm_pgi(T).reads_index
     assert not fgsm_pgi(T, prior="batch").reads_index
 
 
 def test_the_mean_squared_difference_is_that_of_whole_batches() -> None:
     a, b = torch.randn(5, 4), torch.randn(5, 4)
-    torch.testing.assert_close(mean_squared_logits(a, b).mean(), F.mse_loss(a, b))
+    torch.testing.assert_close(between("mean_squared_logits")(a, b).mean(), F.mse_loss(a, b))
 
 
 def test_sora_steps_shorter_where_the_loss_curves(double_batch: Any) -> None:

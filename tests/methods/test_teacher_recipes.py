@@ -35,7 +35,7 @@ def test_few_labels_and_the_run_that_teaches(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     few = [*TINY, "data.labelled=0.25"]
     train_run(load_recipe("plain", few), Path("runs/few_labels"), Setting(progress=False))
-    recipe = load_recipe("srst_awr", few)
+    recipe = load_recipe("srst_awr", [*few, "objective.teacher={run: runs/few_labels}"])
     built = build(recipe)
     assert (built.splits.train.y >= 0).sum() == 16
     x, y = built.splits.train[:8]

@@ -66,6 +66,22 @@ def test_the_reference_may_be_elsewhere(smooth_net: nn.Module, double_batch: Any
     )
 
 
+def test_a_joint_forward_has_the_statistics_of_both_points(double_batch: Any) -> None:
+    x, _ = double_batch
+    layers = [nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)]
+    net = nn.Sequential(*layers).double()
+    one, two, three, by_hand = (copy.deepcopy(net) for _ in range(4))
+    near = away(x, net)
+    clean, other = by_hand(torch.cat([x, near])).detach().chunk(2)
+    joint = of(Consistency(AWAY, "squared_logits", joint=True), one, x)
+    torch.testing.assert_close(joint, (clean - other).square().sum(1))
+    assert one[2].num_batches_tracked == 1
+    assert not torch.allclose(joint, of(Consistency(AWAY, "squared_logits"), two, x))
+    # the reference is the first argument, wherever it is
+    reverse = Consistency(rr.Clean(), discrepancies.reverse_kl, reference=AWAY, joint=True)
+    torch.testing.assert_close(of(reverse, three, x), numerics.kl(clean, other))
+
+
 def test_any_function_is_a_discrepancy(smooth_net: nn.Module, double_batch: Any) -> None:
     x, _ = double_batch
     largest = of(Consistency(AWAY, lambda a, b: (a - b).abs().amax(1)), smooth_net, x)
@@ -139,6 +155,8 @@ def test_a_batch_quantity_has_no_samples_to_weight(smooth_net: nn.Module, double
 
 
 def test_options_that_do_not_exist() -> None:
+    with pytest.raises(ValueError, match="joint=True and reference_mode exclude each other"):
+        Consistency(AWAY, joint=True, reference_mode="eval")
     with pytest.raises(ValueError, match="discrepancy must be one of"):
         Consistency(AWAY, "klx")
     with pytest.raises(ValueError, match="mode must be one of"):

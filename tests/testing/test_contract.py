@@ -98,6 +98,7 @@ TERMS: dict[str, list[rr.Term]] = {
         ),
         rr.Consistency(rr.Virtual(L2), detach_reference=True, reference_mode="eval"),
         rr.Consistency(rr.PGD(LINF, 1, loss=Guided("squared_probabilities", odd=True), mode="batch")),
+        rr.Consistency(rr.Uniform(LINF), "mean_squared_logits", joint=True),
     ],
     "cross_entropy": [rr.CrossEntropy(at=PGD, smoothing=0.1), rr.CrossEntropy(mode="eval")],
     "cross_lipschitz": [rr.CrossLipschitz(projections=2)],

@@ -11,7 +11,7 @@ from robustreg.attacks.fab import FAB
 from robustreg.attacks.gama import GAMA
 from robustreg.attacks.guided import Guided
 from robustreg.attacks.largest_gradient import LargestGradient
-from robustreg.attacks.linearity import Between, LeastLinear
+from robustreg.attacks.linearity import Between, LeastLinear, ThroughClamp
 from robustreg.attacks.minimal import MinimalNorm
 from robustreg.attacks.momentum import MIFGSM
 from robustreg.attacks.multi_targeted import MultiTargeted
@@ -55,6 +55,7 @@ __all__ = [
     "Stack",
     "Staged",
     "StandardEnsemble",
+    "ThroughClamp",
     "Virtual",
     "ZeroGrad",
     "stacked_logits",

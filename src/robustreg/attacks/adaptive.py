@@ -34,14 +34,21 @@ class LpNorm:
         rescale: take the radius ``eps * D^(1/p)``, ``D`` the number of features, so that a gradient whose entries are
             all of one size moves each of them by ``eps`` whatever ``p``; without, by ``eps * D^(-1/p)``. The ball then
             holds that of linf, and the step may leave it.
+        floor: added to the size of every entry before ``dH`` and ``PR1`` are measured; with 0, entries that are exactly
+            0 are left out. The authors add 1e-12 to the gradient of a batch's mean loss, which is ``1e-12 B`` here.
     """
 
     p: float | Literal["relative", "absolute"] = "relative"
     beta: float = 0.01
     tau: float = 0.8
     rescale: bool = False
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
+        if not self.floor >= 0:
+            raise ValueError(
+                f"floor is added to the size of a gradient's entries and must be >= 0, got {self.floor}"
+            )
         if self.p not in ("relative", "absolute") and not (isinstance(self.p, (int, float)) and self.p >= 1):
             raise ValueError(f"p must be 'relative', 'absolute' or a number from 1, got {self.p!r}")
         if not self.beta >= 0:
@@ -52,6 +59,7 @@ class LpNorm:
     def exponent(self, g: Tensor) -> float | Tensor:
         """``p`` for gradients ``[B, ...]``: the number, or ``[B]`` as a constant."""
         if self.p == "relative" or self.p == "absolute":
+            g = numerics.upcast(g).abs() + self.floor if self.floor else g
             return adaptive_exponent(g, self.p, self.beta if self.p == "relative" else self.tau)
         return float(self.p)
 
@@ -95,6 +103,7 @@ class LpFGSM(LpNorm, Point):
         beta: share by which the relative rule raises the cosine with the l2 step.
         tau: the cosine with the l2 step that the absolute rule asks for.
         rescale: take the radius ``eps * D^(1/p)``, ``D`` the number of features.
+        floor: added to the size of every entry before ``q`` is chosen.
     """
 
     threat: Threat

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustreg import bounds as box
 from robustreg import numerics
 from robustreg.losses import Loss, check_loss
 from robustreg.modes import Mode, check_mode
-from robustreg.points import CLEAN, Point, Uniform
+from robustreg.points import CLEAN, Clean, Clip, Point, Steepest, Uniform
 from robustreg.probe import Probe
 from robustreg.threat import Threat
 
@@ -103,3 +104,41 @@ class LeastLinear(Point):
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """The inner product of each sample's entries, ``[B, ...]`` twice to ``[B]``, in at least float32."""
     return (numerics.flatten(numerics.upcast(a)) * numerics.flatten(numerics.upcast(b))).sum(1)
+
+
+@dataclass(frozen=True)
+class ThroughClamp(Steepest):
+    """A ``Steepest`` step whose gradient is taken through the clamp of its start to the box.
+
+    A feature that a random start pushed beyond a bound has no gradient then and stays at the bound, as in the code of
+    GradAlign (Andriushchenko & Flammarion 2020), which clamps what the network is shown and not the start.
+
+    Args:
+        threat: norm, radius and box.
+        start: where the gradient is taken.
+        scale: length of the step as a multiple of ``eps``.
+        loss: the loss that is climbed.
+        mode: the mode in which the network is run to find the gradient.
+        clip: ``"threat"`` keeps the point in ball and box, ``"box"`` in the bounds.
+    """
+
+    clip: Clip = "threat"
+
+    def gradient(self, probe: Probe) -> Tensor:
+        """The gradient ``[B, ...]`` with respect to the start before it was clipped."""
+        return super().gradient(probe) * slope_of_clamp(self.threat, self.start, probe)
+
+
+def slope_of_clamp(threat: Threat, start: Point, probe: Probe) -> Tensor:
+    """The derivative ``[B, ...]`` of ``max(min(z, high), low)`` at a point that was clipped to the box.
+
+    Autograd halves it where the two are equal.
+    """
+    z = probe.at(start)
+    if threat.bounds is None:
+        return torch.ones_like(z)
+    at_bound = torch.zeros_like(z, dtype=torch.bool)
+    for bound in threat.bounds:
+        at_bound = at_bound | (z == box.fit(bound, z))
+    # the sample itself lies at the bound; a clipped start was beyond it
+    return torch.where(at_bound, 0.5 if isinstance(start, Clean) else 0.0, 1.0).to(z.dtype)

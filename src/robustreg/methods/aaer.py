@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustreg.attacks.single_step import N_FGSM, RS_FGSM
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.modes import Mode
 from robustreg.objective import Objective
 from robustreg.penalties.abnormal import AbnormalExamples
@@ -59,6 +59,7 @@ def _settings(ten: tuple[str, ...], hundred: tuple[str, ...]) -> tuple[Setting, 
             ("3.5, 1.5", "3.5, 2.75", "6.0, 2.25", "5.0, 0.75"),
         ),
         changes=CHANGES,
+        compared=(Compared("tmllab/2023_NeurIPS_AAER", 1e-15, 5e-13, "hinge on and off"),),
     )
 )
 def rs_aaer(
@@ -108,6 +109,7 @@ def rs_aaer(
             ),
         ),
         changes=CHANGES,
+        compared=(Compared("tmllab/2023_NeurIPS_AAER", 1e-15, 5e-13, "hinge on and off"),),
     )
 )
 def n_aaer(

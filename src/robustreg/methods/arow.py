@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from robustreg.attacks.pgd import PGD
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.methods.trades import quarter
 from robustreg.objective import Objective
 from robustreg.penalties.consistency import Confidence, Consistency
@@ -66,6 +66,14 @@ CARD = Card(
         "the authors choose the epoch by accuracy on the test set; use a validation split",
         "the code's attacks up other divergences: attack=PGD(threat, 10, eps / 4, loss=Guided('js', loss=None, "
         "reference_mode='eval')), or 'reverse_kl'",
+    ),
+    compared=(
+        Compared(
+            "dyoony/ARoW",
+            2e-11,
+            5e-11,
+            "all three forms and, apart from them, the attacks up ce, kl, reverse_kl and js",
+        ),
     ),
 )
 

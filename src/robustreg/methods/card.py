@@ -29,6 +29,27 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A run of the authors' code beside this method: the same networks, batches and random numbers, in float64.
+
+    Attributes:
+        code: the repository, and the file where it is not obvious.
+        loss: the largest relative difference of the loss.
+        gradient: the largest difference of a parameter's gradient, relative to that gradient's largest entry.
+        given: what this method was told so that both compute the same.
+    """
+
+    code: str
+    loss: float
+    gradient: float
+    given: str = ""
+
+    def __str__(self) -> str:
+        given = f" ({self.given})" if self.given else ""
+        return f"{self.code}: loss {self.loss:.0e}, gradient {self.gradient:.0e}{given}"
+
+
+@dataclass(frozen=True)
 class Card:
     """One method on one page."""
 
@@ -39,6 +60,7 @@ class Card:
     settings: tuple[Setting, ...] = ()
     published: tuple[Published, ...] = ()
     changes: tuple[str, ...] = ()
+    compared: tuple[Compared, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.title}", "", self.citation, "", "Equations"]
@@ -55,6 +77,9 @@ class Card:
         if self.changes:
             lines += ["", "What is ours, and why"]
             lines += [f"  - {change}" for change in self.changes]
+        if self.compared:
+            lines += ["", "Compared with the authors' code: largest relative difference"]
+            lines += [f"  {compared}" for compared in self.compared]
         return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustreg.methods.card import Card, Setting, described_by
+from robustreg.methods.card import Card, Compared, Setting, described_by
 from robustreg.modes import Mode
 from robustreg.objective import Objective
 from robustreg.penalties.cross_lipschitz import CrossLipschitz
@@ -27,6 +27,7 @@ CARD = Card(
         "C input gradients in place of the code's loop over pairs, the same number",
         "projections (random combinations of differences, one input gradient each) are ours",
     ),
+    compared=(Compared("max-andr/cross-lipschitz", 2e-16, 3e-13),),
 )
 
 

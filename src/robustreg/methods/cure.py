@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.objective import Objective
 from robustreg.penalties.curvature import Curvature, Direction
 from robustreg.terms import CrossEntropy
@@ -43,7 +43,13 @@ CARD = Card(
         "their h = 3 is about 0.6 here",
         "the authors fine-tune a normally trained network with a growing h; this objective has one h",
         "the code's offsets of 1e-7 in z, which move the penalty's eighth digit, are left out: z = 0 for g = 0",
+        "the penalty sees BatchNorm's statistics from before the step; the code's have been moved by the clean forward",
+        "the code hands the backward of a mean loss ones of the batch's size, which the torch of its time adds up: its "
+        "gradients are those of each sample's own loss, as here. Newer versions refuse it",
         "the code leaves the network in eval mode after the penalty; here only the penalty is in eval mode",
+    ),
+    compared=(
+        Compared("F-Salehi/CURE_robustness", 1e-09, 6e-08, "form='official'; BatchNorm with momentum 0"),
     ),
 )
 

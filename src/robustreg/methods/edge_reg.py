@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.methods.grad_norm import CITATION
 from robustreg.modes import Mode
 from robustreg.objective import Objective
@@ -36,6 +36,14 @@ CARD = Card(
         "the channels by their standard deviations",
         "the weight is a function of progress: 1 to 10 over training, as in the authors' 100 epochs",
         "mixup and cutmix, part of the authors' recipe, are not",
+    ),
+    compared=(
+        Compared(
+            "adriarm/robustness_input_gradients",
+            5e-16,
+            8e-13,
+            "inputs that are not normalised; the code's filters in float64",
+        ),
     ),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from robustreg.attacks.single_step import N_FGSM
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.modes import Mode
 from robustreg.objective import Objective
 from robustreg.penalties.linearity import ELLE, AdaptiveELLE
@@ -59,6 +59,7 @@ CHANGES = (
             ),
         ),
         changes=CHANGES,
+        compared=(Compared("LIONS-EPFL/ELLE", 6e-16, 2e-12, "both starts"),),
     )
 )
 def elle(
@@ -106,6 +107,7 @@ def elle(
             *CHANGES,
             "the mean and deviation are of all earlier steps; the authors' ImageNet code takes the last 500",
         ),
+        compared=(Compared("LIONS-EPFL/ELLE", 9e-16, 5e-12, "8 steps in turn"),),
     )
 )
 def elle_a(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from robustreg.attacks.prior import Prior, PriorStart, PriorStep
-from robustreg.discrepancies import squared_logits
 from robustreg.losses import SmoothedCrossEntropy
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.modes import Mode
 from robustreg.objective import Objective
 from robustreg.penalties.consistency import Consistency
@@ -53,6 +50,7 @@ CARD = Card(
         Published(f"TinyImageNet, PreActResNet-18, {PROTOCOL}", "47.89, 26.29, 19.55 %", True, BENCHMARK),
     ),
     changes=(
+        "the default smoothing, 0.4, is the benchmark's; 4/9 is the code's for 10 classes",
         "the momentum's form and its constants are those of the code; that the paper has the epoch's and the batch's "
         "form beside it is recalled and was not seen",
         "a sample is forgotten after so many visits of its own, which are epochs where each epoch holds it once",
@@ -60,6 +58,14 @@ CARD = Card(
         "picture, as in the code; without augmentation it does not",
         "the step is found in training mode, as in the code, and shares the penalty's forward at its start; with "
         "mode='eval' the start is run in both modes",
+    ),
+    compared=(
+        Compared(
+            "jiaxiaojunQAQ/FGSM-PGI, FGSM_MEP.py",
+            2e-16,
+            1e-12,
+            "5 steps in turn; smoothing for a label's target of 0.6",
+        ),
     ),
 )
 
@@ -91,9 +97,4 @@ def fgsm_pgi(
     """
     start = PriorStart(threat, prior, reset)
     step = PriorStep(threat, start, 1.0, decay, SmoothedCrossEntropy(smoothing), mode)
-    return CrossEntropy(step, smoothing) + lam * Consistency(step, mean_squared_logits, start)
-
-
-def mean_squared_logits(reference: Tensor, other: Tensor) -> Tensor:
-    """``mean_k (z_k - z'_k)^2`` per sample ``[B]``: over the classes, as the mean squared error of whole batches."""
-    return squared_logits(reference, other) / reference.shape[1]
+    return CrossEntropy(step, smoothing) + lam * Consistency(step, "mean_squared_logits", start)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from robustreg.attacks.linearity import ThroughClamp
 from robustreg.attacks.single_step import RS_FGSM
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.modes import Mode
 from robustreg.objective import Objective
 from robustreg.penalties.linearity import Detach, GradAlign
@@ -58,10 +59,14 @@ CARD = Card(
     ),
     changes=(
         "the attack starts at the sample, as in the README's command; start='uniform' is the code's default, with a "
-        "step of 1.25 eps. Its start is then clipped to the box, in the code only what the network is shown is",
-        "the first gradient is not taken through the clamp to the box: with it a linear loss is no longer aligned "
-        "where pixels are at a bound. through_clamp=True is the code's",
+        "step of 1.25 eps",
+        "the gradient of the attack is not taken through the clamp to the box: with it a linear loss is no longer "
+        "aligned where pixels are at a bound, and pixels that a random start pushed beyond it stay there. "
+        "through_clamp=True is the code's",
         "samples with a zero gradient are left out of the mean, as in the code; if all are, the term is 0 and not NaN",
+    ),
+    compared=(
+        Compared("tml-epfl/understanding-fast-adv-training", 3e-16, 3e-13, "through_clamp=True, both starts"),
     ),
 )
 
@@ -83,12 +88,14 @@ def grad_align(
         lam: weight of the regulariser; it grows with ``eps``, see the card.
         start: of the attack, which is also where the first gradient is taken.
         detach: which of the two gradients is a constant.
-        through_clamp: take the first gradient through the clamp to the box.
+        through_clamp: take the gradient of the attack through the clamp to the box.
         mode: the mode of everything.
     """
     if start not in ("zero", "uniform"):
         raise ValueError(f"start must be 'zero' or 'uniform', got {start!r}")
     first: Point = CLEAN if start == "zero" else Uniform(threat)
     attack = FGSM(threat, mode=mode) if start == "zero" else RS_FGSM(threat, mode=mode)
+    if through_clamp and start == "uniform":  # from the sample the sign is the same
+        attack = ThroughClamp(threat, first, attack.scale, mode=mode)
     penalty = GradAlign(threat, first, detach=detach, through_clamp=through_clamp, mode=mode)
     return CrossEntropy(at=attack, mode=mode) + lam * penalty

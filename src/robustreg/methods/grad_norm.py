@@ -7,7 +7,7 @@ import warnings
 from torch import nn
 
 from robustreg.losses import Loss, SmoothedCrossEntropy
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.modes import Mode
 from robustreg.objective import Objective
 from robustreg.penalties.gradient import Estimator, GradientNorm
@@ -79,6 +79,14 @@ CARD = Card(
         "with ReLU the second derivative is 0 almost everywhere and only the size of the weights can be learnt from: "
         "warn_if_relu(net) says so, and estimator='forward' gives such networks a usable signal",
         "the edge-alignment variant is a method of its own, edge_reg",
+    ),
+    compared=(
+        Compared(
+            "adriarm/robustness_input_gradients",
+            2e-16,
+            5e-13,
+            "inputs that are not normalised, after the warm-up",
+        ),
     ),
 )
 

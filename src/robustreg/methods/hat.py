@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.methods.trades import attack_from_noise
 from robustreg.objective import Objective
 from robustreg.penalties.consistency import Consistency
@@ -67,6 +67,7 @@ CARD = Card(
         "the clean prediction is shared by both parts of the loss",
         "the start is projected before the first step, which attack=PGD(..., project_start=False) leaves out",
     ),
+    compared=(Compared("imrahulr/hat", 2e-16, 1e-12, "attack=PGD(..., project_start=False)"),),
 )
 
 

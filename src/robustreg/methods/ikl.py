@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustreg.attacks.staged import Grown, Staged
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.methods.trades import attack_from_noise
 from robustreg.objective import Objective
 from robustreg.penalties.class_gap import ClassWeightedGap
@@ -63,6 +63,14 @@ CARD = Card(
         "radius with every step instead of every epoch. Their AWP is the recipe's key awp",
         "classes that an epoch did not show keep uniform weights; the authors' code divides by zero",
         "refresh is in steps, since a term does not know of epochs: give it the steps of one",
+    ),
+    compared=(
+        Compared(
+            "jiequancui/DKL",
+            2e-16,
+            1e-12,
+            "4 steps in turn, the class means renewed; attack=PGD(..., project_start=False); BatchNorm with momentum 0",
+        ),
     ),
 )
 

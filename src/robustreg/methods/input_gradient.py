@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from robustreg.methods.card import Card, Setting, described_by
+from robustreg.methods.card import Card, Compared, Setting, described_by
 from robustreg.objective import Objective
 from robustreg.penalties.gradient import Estimator, GradientNorm
 from robustreg.terms import CrossEntropy
@@ -63,6 +63,7 @@ TULIP = Card(
         "the authors' code updates and draws anew",
         "norm='l1' is told the number of input features, for its factor 1/sqrt(d)",
     ),
+    compared=(Compared("cfinlay/tulip", 9e-16, 2e-11, "three norms, both orders"),),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustreg.attacks.linearity import LeastLinear
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.objective import Objective
 from robustreg.penalties.linearity import FirstOrderChange, LinearityGap
 from robustreg.terms import CrossEntropy
@@ -49,6 +49,14 @@ CARD = Card(
         "the authors normalise the perturbed forwards with the batch statistics of the clean one; here they use their "
         "own, and like the authors' do not update the running ones",
         "the warm-up of eps is not part of the objective",
+    ),
+    compared=(
+        Compared(
+            "deepmind/local_linearity_regularizer",
+            3e-16,
+            9e-13,
+            "the point of this search for both; BatchNorm by each forward's own statistics",
+        ),
     ),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from robustreg.attacks.adaptive import LpFGSM, LpNoise
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.modes import Mode
 from robustreg.objective import Objective
 from robustreg.points import CLEAN, Clip, Point, Uniform
@@ -110,13 +110,18 @@ CARD = Card(
         "it rises with the gap dH: many normal entries have PR1/d = 0.64, dH = log 2 and p = 70 for beta = 0.01; their "
         "cubes are more concentrated, PR1/d = 0.17, dH = 3.58, and have p = 359. p='absolute' does as they say",
         "entries of the gradient that are exactly 0 are left out of dH, PR1 and d, which then do not depend on the "
-        "gradient's scale; the authors add 1e-12 to every entry",
+        "gradient's scale; the authors add 1e-12 to every entry of the gradient of the batch's mean loss: "
+        "floor=1e-12 times the size of the batch. With ReLU, where entries are exactly 0, this is another exponent",
         "the older code's noise is a number p with noise=True: the gradient is taken at noise of l_p length eps and "
         "the step added to the uniform noise behind it",
         "x + delta is not clipped, as in the code; clip='box' or 'threat' does",
         "||delta||_p = eps moves the features by less than eps, all of them by eps d^(-1/p) where |g| is flat; "
         "rescale=True takes the radius eps d^(1/p) instead",
         "the step is found in training mode, as in the code; mode='eval' or 'batch' is the alternative",
+    ),
+    compared=(
+        Compared("FaresBMehouachi/lpfgsm", 1e-10, 2e-08, "floor=1e-12 times the batch"),
+        Compared("submit-papersAnon/Lp-FGSM", 2e-11, 5e-09, "p=32, noise=True and False"),
     ),
 )
 
@@ -130,6 +135,7 @@ def lp_fgsm(
     tau: float = 0.8,
     noise: bool = False,
     rescale: bool = False,
+    floor: float = 0.0,
     clip: Clip = "none",
     mode: Mode = "train",
 ) -> Objective:
@@ -142,6 +148,7 @@ def lp_fgsm(
         tau: of the absolute rule: the cosine with the l2 step that is asked for, in (0, 1].
         noise: start from uniform noise, for a number ``p`` only.
         rescale: take the radius ``eps * D^(1/p)``, ``D`` the number of features.
+        floor: added to the size of every entry of the gradient before ``p`` is chosen; 0 leaves out those that are 0.
         clip: whether the point is kept within the box, or in ball and box.
         mode: the mode in which the step is found.
     """
@@ -151,5 +158,7 @@ def lp_fgsm(
             raise ValueError(f"noise=True is the older code, which needs a number p, got p={p!r}")
         start = LpNoise(threat, p)
     base = Uniform(threat, 0, 1.0, "none") if noise else None
-    point = LpFGSM(threat, start, base, mode=mode, clip=clip, p=p, beta=beta, tau=tau, rescale=rescale)
+    point = LpFGSM(
+        threat, start, base, mode=mode, clip=clip, p=p, beta=beta, tau=tau, rescale=rescale, floor=floor
+    )
     return Objective.of(CrossEntropy(at=point))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.methods.trades import attack_from_noise
 from robustreg.objective import Objective
 from robustreg.penalties.boosted import BoostedCrossEntropy
@@ -58,6 +58,7 @@ CARD = Card(
         "the start is projected before the first step, which attack=PGD(..., project_start=False) leaves out; the step "
         "is eps / 4 by default",
     ),
+    compared=(Compared("YisenWang/MART", 1e-08, 5e-08, "attack=PGD(..., project_start=False)"),),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustreg.attacks.single_step import N_FGSM
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.modes import Mode
 from robustreg.objective import Objective
 from robustreg.terms import CrossEntropy
@@ -60,6 +60,7 @@ CARD = Card(
     changes=(
         "the step is found in training mode, as in the code; mode='eval' or 'batch' is the alternative",
     ),
+    compared=(Compared("pdejorge/N-FGSM", 3e-16, 4e-13),),
 )
 
 

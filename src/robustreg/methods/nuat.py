@@ -6,7 +6,7 @@ from typing import Literal
 
 from robustreg.attacks.guided import Guided
 from robustreg.attacks.pgd import PGD
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.methods.gat import guided_step
 from robustreg.objective import Objective
 from robustreg.penalties.consistency import Consistency
@@ -63,9 +63,16 @@ CARD = Card(
         "it is divided by the batch's own size, the authors' by the nominal one",
         "the clean prediction is computed once in training mode, for attack and loss; the authors run the clean batch "
         "twice (NuAT2: in evaluation mode for the attack, as here)",
+        "NuAT's attack sees BatchNorm's statistics from before the step; the authors' have been moved by the clean "
+        "forward, NuAT2's not",
         "odd and even are counted over all of training, there within an epoch",
         "the ramp is linear in the progress instead of stepping at each epoch's end",
         "where the logit gap lacks rank, the subgradient of least norm is taken",
+    ),
+    compared=(
+        Compared(
+            "val-iisc/NuAT", 2e-16, 0.0, "both forms, odd and even steps; NuAT with BatchNorm with momentum 0"
+        ),
     ),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustreg.attacks.pgd import PGD
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.methods.trades import quarter
 from robustreg.modes import Mode
 from robustreg.objective import Objective
@@ -43,6 +43,7 @@ CARD = Card(
         "the running statistics move at every step: find='train' (find='batch' leaves them alone)",
         "the step is eps / 4 by default, 2/255 at 8/255",
     ),
+    compared=(Compared("dyoony/ARoW, attacks/pgd.py", 2e-16, 0.0),),
 )
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from robustreg.attacks.pgd import PGD
 from robustreg.attacks.staged import Staged
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.methods.trades import quarter
 from robustreg.modes import Mode
 from robustreg.objective import Objective
@@ -66,6 +66,9 @@ CARD = Card(
         "the authors run the clean batch in training mode after every update, which moves BatchNorm's statistics once "
         "more; that forward is left out",
         "the averaged network is evaluated with the recipe's key ema, the learning rate is the recipe's schedule",
+    ),
+    compared=(
+        Compared("PKU-ML/ReBAT", 2e-16, 6e-13, "one adversarial point and one averaged network for both"),
     ),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.methods.trades import attack_from_noise
 from robustreg.objective import Objective
 from robustreg.penalties.consistency import Consistency
@@ -48,6 +48,7 @@ CARD = Card(
         "the formula is that of SRST-AWR's code; the teacher is asked at every step instead of once beforehand",
         "one batch of samples with and without labels (-1), drawn alike; the authors draw as many of each",
     ),
+    compared=(Compared("dyoony/SRST_AWR", 3e-16, 4e-13, "one adversarial point for both"),),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.objective import Objective
 from robustreg.penalties.single_step import Budget, JointLoss, SatR1, SatR2, SatR3
 from robustreg.terms import CrossEntropy
@@ -59,6 +59,7 @@ ADVERSARIAL_ONLY = (
             "all. The sample is the last labelled one",
             ADVERSARIAL_ONLY + ", and of one row more than the batch has",
         ),
+        compared=(Compared("val-iisc/SAT-Rx", 4e-16, 4e-13),),
     )
 )
 def sat_r1(threat: Threat, lam: float = 0.2, steps: int = 10, *, samples: int | None = 1) -> Objective:
@@ -99,6 +100,7 @@ def sat_r1(threat: Threat, lam: float = 0.2, steps: int = 10, *, samples: int | 
             "the two halves of the attack are separate evaluation forwards, which give the same numbers as one of both",
             ADVERSARIAL_ONLY,
         ),
+        compared=(Compared("val-iisc/SAT-Rx", 2e-16, 0.0),),
     )
 )
 def sat_r2(
@@ -155,6 +157,7 @@ def sat_r2(
             "the loss of an active hinge has weight 1 - lambda tau at the full step, so lambda tau > 1 would lower it",
             ADVERSARIAL_ONLY,
         ),
+        compared=(Compared("val-iisc/SAT-Rx", 4e-16, 1e-13, "hinge on and off"),),
     )
 )
 def sat_r3(

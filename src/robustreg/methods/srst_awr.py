@@ -6,7 +6,7 @@ from typing import Literal
 
 from robustreg.attacks.pgd import PGD
 from robustreg.losses import Loss, SmoothedCrossEntropy
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.methods.trades import quarter
 from robustreg.objective import Objective
 from robustreg.penalties.consistency import Consistency
@@ -70,6 +70,14 @@ CARD = Card(
         "divergences are computed from log-probabilities, where the code adds 1e-12",
         "the attack up CE takes the teacher's class for all samples, as the authors' attack on the unlabelled does",
         "the start is projected before the first step; weight averaging is the recipe's key swa",
+    ),
+    compared=(
+        Compared(
+            "dyoony/SRST_AWR",
+            6e-11,
+            2e-11,
+            "one adversarial point for both; BatchNorm where all samples are labelled, or form='awr'",
+        ),
     ),
 )
 

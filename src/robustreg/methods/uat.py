@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from robustreg.attacks.pgd import PGD
-from robustreg.methods.card import Card, Published, described_by
+from robustreg.methods.card import Card, Compared, Published, described_by
 from robustreg.methods.trades import quarter
 from robustreg.objective import Objective
 from robustreg.penalties.consistency import Consistency
@@ -41,6 +41,7 @@ CARD = Card(
         "the formulas are those of SRST-AWR's code; the paper itself was not read",
         "one batch of samples with and without labels (-1), drawn alike",
     ),
+    compared=(Compared("dyoony/SRST_AWR", 2e-16, 1e-12, "both forms, one adversarial point for both"),),
 )
 
 

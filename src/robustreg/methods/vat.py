@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustreg.attacks.virtual import Virtual
-from robustreg.methods.card import Card, Published, Setting, described_by
+from robustreg.methods.card import Card, Compared, Published, Setting, described_by
 from robustreg.objective import Objective
 from robustreg.penalties.gradient import Perturbed
 from robustreg.points import Clip
@@ -44,6 +44,7 @@ VAT_CARD = Card(
         "for other norms than l2 the last step is the steepest one of the norm",
         "BatchNorm's statistics are updated by the clean forward only, as in the authors' code",
     ),
+    compared=(Compared("takerum/vat_tf", 4e-09, 2e-08),),
 )
 
 
@@ -87,6 +88,7 @@ AT_CARD = Card(
         "it is the mixed form of the gradient family up to a factor; the increment that it lowers is a lower bound "
         "of the energy",
     ),
+    compared=(Compared("takerum/vat_tf", 7e-09, 3e-08),),
 )
 
 

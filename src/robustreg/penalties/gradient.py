@@ -116,6 +116,7 @@ class AdaptiveGradientNorm(LpNorm, GradientNorm):
         rescale: take the radius ``eps * D^(1/p)``, ``D`` the number of features. The value then is at least that of
             ``GradientNorm`` for ``linf``, and equal to it where all entries of the gradient are of one size; without,
             it is at most that, and a small ``p`` also regularises less.
+        floor: added to the size of every entry before ``q`` is chosen, as for ``LpFGSM``.
     """
 
     def __post_init__(self) -> None:
@@ -138,6 +139,7 @@ class AdaptiveGradientNorm(LpNorm, GradientNorm):
             beta=self.beta,
             tau=self.tau,
             rescale=self.rescale,
+            floor=self.floor,
         )
 
 

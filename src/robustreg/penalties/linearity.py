@@ -15,14 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustreg import bounds as box
 from robustreg import numerics
-from robustreg.attacks.linearity import Between, LeastLinear, inner
+from robustreg.attacks.linearity import Between, LeastLinear, inner, slope_of_clamp
 from robustreg.attacks.stack import stacked_logits
 from robustreg.losses import Loss, check_loss
 from robustreg.memory import Memory
 from robustreg.modes import Mode, check_mode
-from robustreg.points import CLEAN, Clean, Clip, Point, Uniform, check_clip
+from robustreg.points import CLEAN, Clip, Point, Uniform, check_clip
 from robustreg.probe import Probe
 from robustreg.terms import Term, mean_over_samples
 from robustreg.threat import Threat
@@ -74,7 +73,7 @@ class GradAlign(Term):
             for point, side in ((self.first, "first"), (second, "second"))
         )
         if self.through_clamp:
-            g1 = g1 * self._slope_of_clamp(threat, probe.at(self.first))
+            g1 = g1 * slope_of_clamp(threat, self.first, probe)
         (u1, there1), (u2, there2) = (direction(g) for g in (g1, g2))
         counted, samples = there1 & there2, torch.as_tensor(len(there1), device=there1.device)
         if "labels" in self.needs:
@@ -82,16 +81,6 @@ class GradAlign(Term):
             counted, samples = counted & (probe.labels() >= 0), probe.labelled()
         values = torch.where(counted, 1.0 - inner(u1, u2), 0.0)
         return values * samples / counted.sum().clamp(min=1)
-
-    def _slope_of_clamp(self, threat: Threat, z: Tensor) -> Tensor:
-        """The derivative of ``max(min(z, high), low)``, which autograd halves where the two are equal."""
-        if threat.bounds is None:
-            return torch.ones_like(z)
-        at_bound = torch.zeros_like(z, dtype=torch.bool)
-        for bound in threat.bounds:
-            at_bound = at_bound | (z == box.fit(bound, z))
-        # the sample itself lies at the bound; a clipped start was beyond it
-        return torch.where(at_bound, 0.5 if isinstance(self.first, Clean) else 0.0, 1.0).to(z.dtype)
 
 
 @dataclass(frozen=True)
