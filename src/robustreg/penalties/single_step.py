@@ -21,8 +21,10 @@ from torch import Tensor
 
 from robustreg.attacks.single_step import IFGSM, Rademacher, last_labelled
 from robustreg.attacks.stack import Stack, stacked_logits
+from robustreg.discrepancies import squared_logits
 from robustreg.losses import Loss, check_loss
 from robustreg.modes import Mode, check_mode
+from robustreg.penalties.consistency import Consistency
 from robustreg.points import CLEAN, FGSM, Clip, Steepest
 from robustreg.probe import Probe
 from robustreg.terms import Term, mean_over_samples
@@ -110,10 +112,10 @@ class SatR1(Term):
         points = self.stack(self.threat or probe.required_threat()).points
         single, multi = stacked_logits(probe, points, self.mode)
         if self.samples is None:
-            return squared_distance(single, multi)
+            return squared_logits(single, multi)
         rows = last_labelled(probe.labels(), self.samples)
         counts = probe.labels()[rows] >= 0
-        gaps = torch.where(counts, squared_distance(single[rows], multi), 0.0)
+        gaps = torch.where(counts, squared_logits(single[rows], multi), 0.0)
         return gaps.sum() / counts.sum().clamp(min=1)
 
 
@@ -160,8 +162,9 @@ class SatR2(Term):
 
     def __call__(self, probe: Probe) -> Tensor:
         """Values ``[B]``."""
-        points = self.stack(self.threat or probe.required_threat()).points
-        return squared_distance(*stacked_logits(probe, points, self.mode, self.joint))
+        single, noisy = self.stack(self.threat or probe.required_threat()).points
+        agreement = Consistency(noisy, "squared_logits", single, False, self.mode, None, self.joint)
+        return agreement(probe)
 
 
 @dataclass(frozen=True)
@@ -225,11 +228,6 @@ class SatR3(Term):
             for z in stacked_logits(probe, points, self.mode, self.joint)
         )
         return (low - self.tau * high).relu()
-
-
-def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """``||a - b||_2^2`` of each row: summed over the classes, not averaged."""
-    return (a - b).square().sum(1)
 
 
 def _clip(start: bool) -> Clip:
