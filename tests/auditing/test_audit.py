@@ -46,6 +46,7 @@ DIRECT = {  # the checks that must see a defence by what it is, whatever else is
 # what finds nothing to measure on a network that is neither random nor blocked nor dependent on its batch
 NOTHING_TO_DRAW = {
     "training_layers", "averaged_attack", "straight_through", "attacked_alone", "repaired_outputs", "evidence",
+    "learnt",
 }  # fmt: skip
 
 
@@ -221,3 +222,24 @@ def test_outputs_that_are_nan_are_masked(trained: Trained, test_samples: Samples
     found = rr.audit(lambda x: trained("plain")(x) * torch.nan, test_samples, THREAT)
     assert found.verdict == "masked"
     assert found.reasons[0].check == "finite_outputs"
+
+
+def test_a_constant_model_is_not_called_masked(test_samples: Samples) -> None:
+    """Nothing fools it, whatever the radius, and nothing is hidden: it has learnt nothing."""
+
+    def constant(x: Tensor) -> Tensor:
+        return torch.eye(10)[3] + 0 * x.flatten(1)[:, :1]
+
+    x, y = test_samples
+    found = rr.audit(
+        constant, (x, torch.where(torch.arange(64) < 30, 3, y)), THREAT, checks=["large_radius", "learnt"]
+    )
+    assert found.verdict == "suspicious"
+    assert [finding.check for finding in found.reasons] == ["learnt"]
+
+
+def test_l1_is_climbed_by_an_attack_that_can(trained: Trained, test_samples: Samples) -> None:
+    """PGD's steps of one pixel miss most of what Square finds in l1; a sound model must not pay for that."""
+    checks = ["square", "large_radius", "worst_case"]
+    found = rr.audit(trained("pgd"), test_samples, rr.Threat("l1", 2.0), checks=checks)
+    assert found.verdict == "sound", found.table()

@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import robustreg as rr
 from robustreg import auditing, cli
-from robustreg.auditing import Audit, Finding
+from robustreg.auditing import Audit, Finding, plots
+from robustreg.auditing.statistics import Estimate
 from robustreg.commands.audit import EXIT
 from robustreg.report import write_audit_page
+from robustreg.report.audit_plots import gauge, picture
 
 THREAT = rr.Threat("linf", 8 / 255)
 
@@ -39,12 +42,10 @@ def _audit(*findings: Finding) -> Audit:
     return Audit(findings, THREAT, 10, 9, 0, False, 1.0)
 
 
-LINES = {
-    "kind": "lines",
-    "x": {"title": "eps", "values": [0.1, 0.2, 0.4], "log": True},
-    "series": [{"name": "accuracy", "values": [1.0, 0.5, 0.0]}],
-}
-SURFACE = {"kind": "surface", "x": "across", "y": "along", "values": [[0.0, 1.0], [2.0, 3.0]]}
+LINES = plots.lines("eps", [0.1, 0.2, 0.4], {"accuracy": [1.0, 0.5, 0.0]}, log=True, percent=True)
+SURFACE = plots.surface("across", "along", torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
+BARS = plots.bars("samples fooled", {"gradients": Estimate(0.2, 0.1, 0.3), "both": Estimate(0.9, 0.8, 1.0)})
+NUMBERS = torch.tensor([0.0, 1e-3, 1e-2, 1e-2, torch.nan])
 
 
 def test_the_page_says_what_it_means_and_what_to_do(tmp_path: Path) -> None:
@@ -52,15 +53,61 @@ def test_the_page_says_what_it_means_and_what_to_do(tmp_path: Path) -> None:
         _finding("one", "masked", LINES), _finding("two", "notice"), _finding("three", "none", SURFACE)
     ).save(tmp_path)
     page = write_audit_page(tmp_path).read_text(encoding="utf-8")
-    reasons = page[page.index('id="reasons"') : page.index('id="pictures"')]
+    steps = page[page.index('id="next"') : page.index('id="reasons"')]
+    reasons = page[page.index('id="reasons"') : page.index('id="findings"')]
+    assert "Advice on one." in steps
+    assert "robustreg audit RUN" in steps
     assert "Meaning of one." in reasons
     assert "Advice on one." in reasons
-    assert "Advice on three." not in reasons
+    assert "Advice on three." not in steps + reasons
     assert '<span class="wrong">masked</span>' in page
     assert "<b>" not in page  # names are escaped
-    assert page.count("<circle") == 3
+    assert reasons.count("<circle") == 3
     assert "data:image/png;base64," in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)  # nothing is loaded
+
+
+def test_what_to_do_names_the_cause_and_not_the_attack_that_showed_it(tmp_path: Path) -> None:
+    heavy = [_finding(check, "masked") for check in ("square", "true_gradient", "straight_through")]
+    _audit(*heavy, _finding("logits", "suspicious")).save(tmp_path)
+    page = write_audit_page(tmp_path).read_text(encoding="utf-8")
+    steps = page[page.index('id="next"') : page.index('id="reasons"')]
+    assert steps.index("Advice on straight_through.") < steps.index("Advice on logits.")
+    assert "Advice on square." not in steps
+    assert "Advice on true_gradient." not in steps  # of the same family
+    assert "Most likely cause:</strong> Meaning of straight_through." in page
+
+
+def test_every_plot_can_be_drawn() -> None:
+    """Places against hand-made numbers: a bar of 20 %, four counted numbers, a diagonal."""
+    bars = picture(BARS)
+    assert bars is not None
+    assert [row["width"] for row in bars["rows"]] == [20.0, 90.0]
+    assert [row["text"] for row in bars["rows"]] == ["20 %", "90 %"]
+    counted = plots.histogram("gradient", {"float32": NUMBERS}, log=True)
+    assert [sum(counted["series"][0]["counts"]), counted["series"][0]["outside"]] == [3, 2]
+    drawn = picture(counted)
+    assert drawn is not None
+    assert [drawn["low"], drawn["high"]] == ["0.001", "0.01"]
+    assert drawn["left_out"] == "2 of float32 are zero or no number and not drawn"
+    line = torch.tensor([-1.0, 0.0, 1.0])
+    dots = picture(plots.scatter("said", "real", line, line))
+    assert dots is not None
+    assert dots["dots"] == [("40.0", "160.0"), ("210.0", "100.0"), ("380.0", "40.0")]
+    assert picture(None) is None
+    assert picture({"kind": "of a later version"}) is None
+
+
+def test_a_gauge_says_from_where_a_check_is_concerned() -> None:
+    finding = _finding("one", "none").to_dict() | {"decisive": 0.3}
+    found = gauge(finding)
+    assert found is not None
+    assert [mark["text"] for mark in found["marks"]] == ["suspicious above 10 %", "masked above 30 %"]
+    assert [found["dot"], found["left"], found["width"]] == [50.0, 40.0, 20.0]
+    below = gauge(finding | {"decisive": None, "below": True, "percent": False, "low": 0.5, "high": 0.5})
+    assert below is not None
+    assert [below["said"], below["marks"][0]["text"]] == ["0.5", "of concern below 0.1"]
+    assert gauge(finding | {"threshold": None}) is None
 
 
 def test_a_sound_page_says_how_to_report(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from robustreg import numerics
-from robustreg.attacks import PGD, RS_FGSM
+from robustreg.attacks import APGD, PGD, RS_FGSM
 from robustreg.evaluation.predict import correct
-from robustreg.losses import labelled
+from robustreg.losses import Loss, labelled
 from robustreg.modes import running
 from robustreg.points import CLEAN, FGSM, Point, Steepest
 from robustreg.streams import derive_seed
@@ -205,11 +205,19 @@ class Case:
             "fgsm": lambda: FGSM(threat),
             "rs_fgsm": lambda: RS_FGSM(threat, step=1.0),
             "half": lambda: Steepest(threat, CLEAN, 0.5, clip="threat"),
-            "pgd": lambda: PGD(threat, steps=budget.steps),
-            "more": lambda: PGD(threat, steps=budget.more_steps, restarts=budget.restarts),
-            "margin": lambda: PGD(threat, steps=budget.steps, loss="margin"),
+            "pgd": lambda: climb(threat, budget.steps),
+            "more": lambda: climb(threat, budget.more_steps, restarts=budget.restarts),
+            "margin": lambda: climb(threat, budget.steps, loss="margin"),
         }
         return points[name]()
+
+
+def climb(
+    threat: Threat, steps: int, *, loss: Loss = "ce", restarts: int = 1, early_exit: bool = True
+) -> PGD | APGD:
+    """The gradient attack of many steps: PGD, in l1 APGD, because steps of one value each get nowhere there."""
+    attack = APGD if threat.norm == 1 else PGD
+    return attack(threat, steps=steps, loss=loss, restarts=restarts, early_exit=early_exit)
 
 
 def spread(logits: Tensor) -> float:

@@ -40,6 +40,7 @@ class Check:
     threshold: float | None
     decisive: float | None
     below: bool
+    percent: bool
 
     def __call__(self, case: Case) -> Finding:
         """Measure. A check that fails becomes a finding that says so, and the audit goes on."""
@@ -73,6 +74,7 @@ class Check:
             failed=failed,
             decisive=self.decisive,
             below=self.below,
+            percent=self.percent,
         )
 
 
@@ -91,6 +93,7 @@ def check(
     threshold: float | None = None,
     decisive: float | None = None,
     below: bool = False,
+    percent: bool = True,
 ) -> Callable[[Function], Function]:
     """Register a function `(Case) -> Measured` as a check.
 
@@ -103,13 +106,14 @@ def check(
         threshold: of the value.
         decisive: the value from which it says "masked", if it ever does.
         below: whether values below the threshold are the bad ones.
+        percent: whether the value is a share.
     """
 
     def register(function: Function) -> Function:
         if name in CHECKS:
             raise ValueError(f"there is a check {name!r} already")
         CHECKS[name] = Check(
-            name, title, function, fine, bad, advice, source, weight, threshold, decisive, below
+            name, title, function, fine, bad, advice, source, weight, threshold, decisive, below, percent
         )
         return function
 

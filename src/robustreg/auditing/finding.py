@@ -21,6 +21,7 @@ class Finding:
         threshold: the value from which the check is concerned; None where it only informs.
         decisive: the value from which it says "masked"; None where it never does.
         below: whether values below the threshold are the bad ones.
+        percent: whether the value is a share.
         source: where check and threshold come from.
         meaning: what it means, for somebody who never heard of gradient masking.
         advice: what to do next; empty where nothing is to be done.
@@ -46,6 +47,7 @@ class Finding:
     failed: bool = False
     decisive: float | None = None
     below: bool = False
+    percent: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

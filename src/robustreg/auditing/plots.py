@@ -69,9 +69,16 @@ def scatter(x: str, y: str, across: Tensor, along: Tensor) -> Plot:
     return {"kind": "scatter", "x": x, "y": y, "points": torch.stack([first, second], 1)[keep].tolist()}
 
 
-def lines(x: str, at: Sequence[float], series: Mapping[str, Sequence[float]], *, log: bool = False) -> Plot:
-    """One small chart for each named row of values over the same settings."""
-    rows = [{"name": name, "values": list(values)} for name, values in series.items()]
+def lines(
+    x: str,
+    at: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    *,
+    log: bool = False,
+    percent: bool = False,
+) -> Plot:
+    """One small chart for each named row of values over the same settings; `percent` if they are shares."""
+    rows = [{"name": name, "values": list(values), "percent": percent} for name, values in series.items()]
     return {"kind": "lines", "x": {"title": x, "values": list(at), "log": log}, "series": rows}
 
 

@@ -1,9 +1,10 @@
-"""Values with their 95 % intervals: Wilson's for shares of samples, the bootstrap's for means."""
+"""Values with their 95 % intervals: Wilson's for shares of samples, the bootstrap's for means and medians."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -39,10 +40,19 @@ def share(mask: Tensor) -> Estimate:
 
 def mean(values: Tensor, seed: int = 0) -> Estimate:
     """The mean of the finite values `[N]` with its percentile bootstrap interval."""
+    return _bootstrapped(np.mean, values, seed)
+
+
+def median(values: Tensor, seed: int = 0) -> Estimate:
+    """The median of the finite values `[N]` with its percentile bootstrap interval."""
+    return _bootstrapped(np.median, values, seed)
+
+
+def _bootstrapped(statistic: Callable[..., Any], values: Tensor, seed: int) -> Estimate:
     numbers = values.detach().double().cpu().numpy()
     numbers = numbers[np.isfinite(numbers)]
     if len(numbers) == 0:
         return Estimate(math.nan, math.nan, math.nan)
     chosen = np.random.default_rng(seed).integers(0, len(numbers), (RESAMPLES, len(numbers)))
-    low, high = np.quantile(numbers[chosen].mean(1), [0.025, 0.975])
-    return Estimate(float(numbers.mean()), float(low), float(high))
+    low, high = np.quantile(statistic(numbers[chosen], axis=1), [0.025, 0.975])
+    return Estimate(float(statistic(numbers)), float(low), float(high))

@@ -1,20 +1,18 @@
-"""The page of `robustreg audit`: the verdict, the reasons and what to do, then every finding."""
+"""The page of `robustreg audit`: the verdict, what to do next, the reasons, then every finding."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from robustreg.files import read_json, write_text_atomic
 from robustreg.report import formatting as fmt
+from robustreg.report.audit_plots import gauge, picture
 from robustreg.report.page import render
-from robustreg.report.png import data_uri
 
 FILE, DATA = "audit.html", "audit.json"
+IN_FULL = 3  # reasons that are shown at once; the others say the same in other ways
 _TONES = {"sound": "right", "suspicious": "wrong", "masked": "wrong"}
 _LEVEL = {
     "masked": "points to masking",
@@ -22,7 +20,24 @@ _LEVEL = {
     "notice": "worth knowing",
     "none": "fine",
 }
-_WIDTH, _HEIGHT, _MARGIN = 420.0, 180.0, 34.0
+_MEANING = {
+    "sound": "The attacks work on this model, so what they measured can be believed.",
+    "suspicious": "Something may be hiding weaknesses from the attacks. The number is not to be trusted yet.",
+    "masked": "Some attacks fail on this model only because they are misled. The robustness they measure is not real.",
+}
+# Checks that say what hides the weakness, those about the same thing together, the most telling first; the others
+# only show that something does.
+_CAUSES = (
+    ("straight_through", "output_levels", "clipped_outputs", "flat_steps", "zero_gradients", "true_gradient"),
+    ("averaged_attack", "repeated_calls"),
+    ("attacked_alone", "batch_mates"),
+    ("repaired_outputs", "logits"),
+    ("single_step", "label_leaking", "single_step_symptoms"),
+    ("finite_outputs",),
+    ("learnt",),
+    ("loss_scale",),
+)
+_ENSEMBLE = "robustreg evaluate RUN 'evaluation.attacks=[standard_ensemble]'"
 
 
 def write_audit_page(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -51,77 +66,91 @@ def write_audit_page(folder: str | Path, out: str | Path | None = None) -> Path:
 
 def _context(audit: Mapping[str, Any]) -> dict[str, Any]:
     findings = [_finding(entry) for entry in audit["findings"]]
+    reasons = [f for f in findings if f["check"] in audit["reasons"]]
+    summary = next((f for f in findings if f["check"] == "worst_case"), None)
     return {
         "verdict": audit["verdict"],
         "tone": _TONES[audit["verdict"]],
-        "sentence": audit["sentence"],
-        "threat": fmt.threat_name(audit["threat"]),
+        "meaning": _MEANING[audit["verdict"]],
+        "threat": _within(audit["threat"]),
+        "causes": _causes(reasons),
         "n": audit["n"],
         "correct": audit["correct"],
         "seed": audit["seed"],
-        "seconds": round(audit["seconds"]),
+        "seconds": fmt.seconds(audit["seconds"]),
         "thorough": audit["thorough"],
-        "reasons": [f for f in findings if f["check"] in audit["reasons"]],
+        "steps": _steps(audit["verdict"], reasons, audit["thorough"]),
+        "summary": summary,
+        "reasons": reasons[:IN_FULL],
+        "more": reasons[IN_FULL:],
         "notices": [f for f in findings if f["concern"] == "notice"],
         "findings": findings,
-        "pictures": [f for f in findings if f["lines"] or f["surface"]],
     }
+
+
+def _steps(verdict: str, reasons: Sequence[Mapping[str, Any]], thorough: bool) -> list[dict[str, str]]:
+    """What to do next, in order, each with the command for it if there is one."""
+    look = {
+        "text": "Look closer: more samples, steps and queries.",
+        "command": "robustreg audit RUN --thorough",
+    }
+    measure = {
+        "text": "Measure with the standard ensemble, four attacks one of which needs no gradients, and report the "
+        "accuracy that is left after all of them.",
+        "command": _ENSEMBLE,
+    }
+    if verdict == "sound":
+        report = {
+            "text": "Report that number with its interval, as an upper bound: a sound audit says that attacks work on "
+            "this model, not that no stronger attack exists.",
+            "command": "",
+        }
+        return [measure, report, *([] if thorough else [look])]
+    stop = {
+        "masked": "Do not report the robust accuracy that was measured so far, and do not rely on it. An attacker who "
+        "goes another way gets through.",
+        "suspicious": "Do not report the robust accuracy yet.",
+    }
+    repair = [{"text": f"{f['title']}: {f['advice']}", "command": ""} for f in _causes(reasons)]
+    again = {
+        "text": "When the cause is removed, audit again. The verdict should then be sound.",
+        "command": "robustreg audit RUN",
+    }
+    closer = [look] if verdict == "suspicious" and not thorough else []
+    return [{"text": stop[verdict], "command": ""}, *closer, *repair, measure, again]
+
+
+def _causes(reasons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """At most two reasons that name a cause, those that decide first; where none names one, the heaviest reason."""
+    named = {f["check"]: f for f in reasons}
+    first = [next((named[check] for check in family if check in named), None) for family in _CAUSES]
+    found = sorted((f for f in first if f is not None), key=lambda f: f["concern"] != "masked")
+    return found[:2] or list(reasons[:1])
+
+
+def _within(threat: Mapping[str, Any]) -> str:
+    """The threat in words, with its name."""
+    eps = fmt.radius(threat["eps"])
+    words = {
+        "linf": f"each input value by at most {eps}",
+        "l2": f"in all by a Euclidean length of at most {eps}",
+    }
+    name = fmt.threat_name(threat)
+    said = words.get(str(threat["norm"]), "")
+    return f"{said} ({name})" if said else f"within {name}"
 
 
 def _finding(entry: Mapping[str, Any]) -> dict[str, Any]:
-    plot = entry["plot"] or {}
+    entry = {
+        "decisive": None,
+        "below": False,
+        "percent": True,
+        **entry,
+    }  # audits of earlier versions lack them
     return {
         **entry,
-        "level": _LEVEL[entry["concern"]],
+        "level": _LEVEL[entry["concern"]] if not entry["failed"] else "not carried out",
         "tone": "wrong" if entry["concern"] in ("suspicious", "masked") else "muted",
-        "lines": _lines(plot) if plot.get("kind") == "lines" else None,
-        "surface": _surface(plot) if plot.get("kind") == "surface" else None,
-    }
-
-
-def _lines(plot: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One small chart for each line, as points of an SVG polyline."""
-    xs = [math.log(value) if plot["x"].get("log") else value for value in plot["x"]["values"]]
-    charts = []
-    for line in plot["series"]:
-        top = max([*line["values"], 1e-12])
-        places = [
-            (_place(x, min(xs), max(xs), _WIDTH), _HEIGHT - _place(y, 0.0, top, _HEIGHT))
-            for x, y in zip(xs, line["values"], strict=True)
-        ]
-        charts.append(
-            {
-                "name": line["name"],
-                "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places),
-                "dots": [(f"{x:.1f}", f"{y:.1f}") for x, y in places],
-                "top": f"{top:.3g}",
-                "low": f"{plot['x']['values'][0]:.3g}",
-                "high": f"{plot['x']['values'][-1]:.3g}",
-                "x": plot["x"]["title"],
-                "values": ", ".join(f"{value:.3g}" for value in line["values"]),
-            }
-        )
-    return charts
-
-
-def _place(value: float, low: float, high: float, length: float) -> float:
-    share = (value - low) / (high - low) if high > low else 0.5
-    return _MARGIN + share * (length - 2 * _MARGIN)
-
-
-def _surface(plot: Mapping[str, Any]) -> dict[str, Any]:
-    """A picture of the values, dark where they are low."""
-    values: Sequence[Sequence[float]] = plot["values"]
-    grid = np.asarray(values, dtype=np.float64)[::-1]  # the gradient's direction upwards
-    low, high = float(grid.min()), float(grid.max())
-    level = (grid - low) / (high - low) if high > low else np.zeros_like(grid)
-    stops = np.array([[37, 52, 92], [70, 126, 150], [158, 202, 160], [245, 238, 170]], dtype=np.float64)
-    at = np.linspace(0, 1, len(stops))
-    colours = np.stack([np.interp(level, at, stops[:, i]) for i in range(3)], axis=-1)
-    return {
-        "src": data_uri(np.round(colours).astype(np.uint8)),
-        "low": f"{low:.3g}",
-        "high": f"{high:.3g}",
-        "x": plot["x"],
-        "y": plot["y"],
+        "gauge": gauge(entry),
+        "picture": picture(entry["plot"]),
     }

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robustreg.attacks import PGD, Square
+from robustreg.attacks import Square
 from robustreg.auditing import plots
-from robustreg.auditing.case import Case
+from robustreg.auditing.case import Case, climb
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.statistics import Estimate, share
 
@@ -95,7 +95,7 @@ def transfer(case: Case) -> Measured:
     if case.random_outputs:
         return _of_random_model(case)
     substitute = trained_substitute(case)
-    attack = PGD(case.threat, steps=20, early_exit=False)
+    attack = climb(case.threat, 20, early_exit=False)
     outcome = case.attack(attack, "transfer", model=substitute, among=~case.white_box).or_raise()
     agree = share(substitute(case.x).argmax(1) == case.y)
     said = f"attacks on a copy that agrees on {agree.percent()}"
@@ -127,7 +127,7 @@ def trained_substitute(case: Case) -> nn.Module:
 
 def _beyond_gradients(case: Case, name: str, said: str, fooled: Tensor) -> Measured:
     """What an attack without the model's gradients fools `[n]` of the samples that these leave standing."""
-    case.fooling[name] = fooled
+    case.fooling[f"gradients, then {name}"] = case.white_box | fooled
     found = share(fooled & ~case.white_box)
     gradients, both = share(case.white_box), share(case.white_box | fooled)
     return Measured(

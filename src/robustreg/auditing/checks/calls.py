@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustreg.attacks import PGD
 from robustreg.auditing import plots
-from robustreg.auditing.case import Case, spread
+from robustreg.auditing.case import Case, climb, spread
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.statistics import share
 from robustreg.evaluation.predict import correct
@@ -95,8 +94,8 @@ def averaged_attack(case: Case) -> Measured:
         return Measured("The model is not random, so there is nothing to average over.")
     judge = _Averaged(case.model, 2 * _CALLS)
     steps = min(case.budget.steps, 20)
-    averaged = case.attack(PGD(case.threat, steps=steps), "averaged", model=_Averaged(case.model, _CALLS))
-    plain = case.attack(PGD(case.threat, steps=steps), "single")
+    averaged = case.attack(climb(case.threat, steps), "averaged", model=_Averaged(case.model, _CALLS))
+    plain = case.attack(climb(case.threat, steps), "single")
     standing = case.logits(case.x, judge).argmax(1) == case.y
     by_plain = standing & (case.logits(plain.points, judge).argmax(1) != case.y)
     by_averaged = standing & (case.logits(averaged.points, judge).argmax(1) != case.y)
@@ -154,7 +153,7 @@ def attacked_alone(case: Case) -> Measured:
     n, rows = min(len(case.x), _ALONE), {}
     alone = torch.cat([correct(case.logits(x), y) for x, y in _singly(case, n)])
     for scale in (0.25, 0.5, 1.0):
-        attack = PGD(case.threat.with_eps(scale * case.threat.eps), steps=_STEPS)
+        attack = climb(case.threat.with_eps(scale * case.threat.eps), _STEPS)
         together = case.attack(attack, "together", scale).fooled[:n]
         points = [attack(case.model, x, y, generator=case.generator("alone")) for x, y in _singly(case, n)]
         fooled = [~correct(case.logits(z), y) for z, (_, y) in zip(points, _singly(case, n), strict=True)]

@@ -15,7 +15,7 @@ from robustreg.auditing import plots
 from robustreg.auditing.case import Case
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.finding import Concern
-from robustreg.auditing.statistics import Estimate, mean, share
+from robustreg.auditing.statistics import mean, median, share
 from robustreg.penalties.energy import energies
 
 _ALIGNED, _LINEAR, _ABNORMAL, _CURVED, _GRID = 0.2, 1.0, 0.2, 10.0, 21
@@ -32,6 +32,7 @@ _NO_DECISION = "; informs only, because sound models that are not robust are rug
     weight=30,
     threshold=_ALIGNED,
     below=True,
+    percent=False,
 )
 def alignment(case: Case) -> Measured:
     """cos(g(x), g(x + u)), u uniform in the ball, mean over the right samples."""
@@ -49,6 +50,7 @@ def alignment(case: Case) -> Measured:
     weight=31,
     threshold=_ALIGNED,
     below=True,
+    percent=False,
 )
 def perturbation_alignment(case: Case) -> Measured:
     """cos(g(x), g(FGSM(x))), mean over the right samples."""
@@ -64,6 +66,7 @@ def perturbation_alignment(case: Case) -> Measured:
     source=f"Qin et al. 2019, LLR{_NO_DECISION}",
     weight=29,
     threshold=_LINEAR,
+    percent=False,
 )
 def linearity(case: Case) -> Measured:
     """|L(x + d) - L(x) - d . g| at PGD's point and at noise, the larger, over eps ||g||_*, median over the samples."""
@@ -74,13 +77,10 @@ def linearity(case: Case) -> Measured:
         moved = (numerics.flatten(g) * numerics.flatten(points - case.x)).sum(1)
         gaps.append((case.losses(points, case.y) - start - moved).abs())
     ratio = torch.stack(gaps).amax(0) / scale
-    middle = ratio.median().item() if len(ratio) else float("nan")
-    ends = torch.quantile(ratio.double(), torch.tensor([0.25, 0.75]).to(ratio).double()).tolist()
-    found = Estimate(middle, *ends)
+    found = median(ratio, case.seed)
     return Measured(
-        f"The median deviation is {middle:.3g} times what the gradient predicts "
-        f"(quartiles {ends[0]:.3g} and {ends[1]:.3g}).",
-        _if(middle > _LINEAR),
+        f"The median deviation is {found.number()} times what the gradient predicts.",
+        _if(found.low > _LINEAR),
         found,
         plots.histogram("deviation over what the gradient predicts", {"samples": ratio}, log=True),
     )
@@ -128,6 +128,7 @@ def single_step_symptoms(case: Case) -> Measured:
     source=f"Moosavi-Dezfooli et al. 2019, CURE{_NO_DECISION}",
     weight=27,
     threshold=_CURVED,
+    percent=False,
 )
 def curvature(case: Case) -> Measured:
     """||g(x + h d) - g(x)|| / ||g(x)|| over h, h in radii, along the gradient and along random directions."""
@@ -161,6 +162,7 @@ def curvature(case: Case) -> Measured:
     advice="",
     source="Zhang, Huang and Xu 2019 and 2022; no threshold",
     weight=10,
+    percent=False,
 )
 def energy(case: Case) -> Measured:
     """The four energies, means over the right samples."""

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from robustreg import numerics
-from robustreg.attacks import PGD
 from robustreg.auditing import plots
-from robustreg.auditing.case import Case
+from robustreg.auditing.case import Case, climb
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.statistics import Estimate, share
 from robustreg.modes import running
@@ -150,7 +149,9 @@ def flat_steps(case: Case) -> Measured:
         f"{found.percent()} of the outputs do not change by a bit.",
         graded(found, _FLAT, _FLAT_MASKED),
         found,
-        plots.lines("change of every input value", sizes, {"outputs that stay the same": flat}, log=True),
+        plots.lines(
+            "change of every input value", sizes, {"outputs that stay the same": flat}, log=True, percent=True
+        ),
     )
 
 
@@ -160,7 +161,7 @@ def flat_steps(case: Case) -> Measured:
     fine="No layer blocks the gradient, or going through it does not help an attack.",
     bad="An attack that treats a blocking layer as the identity on the way back succeeds where the plain one fails: "
     "the layer hides the weakness and does not remove it.",
-    advice="Report the accuracy under this attack; the layer is no defence.",
+    advice="Take the layer away, or report the accuracy under an attack that goes through it: it is no defence.",
     source="Athalye et al. 2018, backward pass differentiable approximation; threshold ours",
     weight=88,
     threshold=_HELPS,
@@ -171,9 +172,9 @@ def straight_through(case: Case) -> Measured:
     blocking = blocking_layers(case)
     if not blocking:
         return Measured("No layer of equal input and output shape blocks the gradient.")
-    names = ", ".join(name for name, _ in blocking[:3])
+    names = ", ".join(f"layer {name} ({type(module).__name__})" for name, module in blocking[:3])
     with _passing(module for _, module in blocking):
-        through = case.attack(PGD(case.threat, steps=case.budget.steps), "straight through")
+        through = case.attack(climb(case.threat, case.budget.steps), "straight through")
     outcome = case.outcome(through.points, through.problem)
     case.fooling["PGD through blocking layers"] = outcome.fooled
     found = share(outcome.fooled & ~case.white_box)

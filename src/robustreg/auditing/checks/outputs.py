@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustreg.attacks import PGD
 from robustreg.auditing import plots
-from robustreg.auditing.case import Case
+from robustreg.auditing.case import Case, climb
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.statistics import Estimate, share
 
@@ -83,7 +82,7 @@ def repaired_outputs(case: Case) -> Measured:
         return Measured("The outputs are no probabilities.")
     repaired, rows = _Logarithm(case.model), {}
     for scale in (0.25, 0.5, 1.0):
-        attack = PGD(case.threat.with_eps(scale * case.threat.eps), steps=case.budget.steps)
+        attack = climb(case.threat.with_eps(scale * case.threat.eps), case.budget.steps)
         plain, better = case.attack(attack, "plain", scale), case.attack(attack, "log", scale, model=repaired)
         rows[f"{scale:g} eps"] = share(better.fooled & ~plain.fooled)
     worst = max(rows.values(), key=lambda e: e.low)

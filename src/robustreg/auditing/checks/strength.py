@@ -8,9 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robustreg.attacks import PGD
 from robustreg.auditing import plots
-from robustreg.auditing.case import Case, Outcome, spread
+from robustreg.auditing.case import Case, Outcome, climb, spread
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.checks.gradients import width
 from robustreg.auditing.statistics import Estimate, share
@@ -18,6 +17,7 @@ from robustreg.points import CLEAN, Steepest
 
 _GAP, _GAP_MASKED = 0.5, 0.7
 _MORE, _MORE_MASKED, _LOSS, _LOSS_MASKED = 0.10, 0.3, 0.15, 0.3
+_RANDOM = "The model is random, so comparing single attacks says nothing; see the averaging attack."
 _FULL, _FULL_MASKED, _RISE, _FALL = 0.05, 0.2, 0.10, 0.25
 
 
@@ -46,7 +46,7 @@ def single_step(case: Case) -> Measured:
         f"{found.percent()} fall only to PGD."
     )
     plot = plots.bars(
-        "samples standing",
+        "samples that withstand",
         {"one step": share(~fgsm.fooled), f"{case.budget.steps} steps": share(~pgd.fooled), "worst": worst},
     )
     return Measured(said, graded(found, _GAP, _GAP_MASKED), found, plot)
@@ -67,7 +67,6 @@ def single_step(case: Case) -> Measured:
 def label_leaking(case: Case) -> Measured:
     """Samples that FGSM turns from wrong to right, among all that it changes; at eps and at half of it."""
     worst = Estimate(0.0, 0.0, 0.0)
-    accuracy = clean = float(case.right.double().mean())
     accuracies = {"clean": share(case.right)}
     for scale in (1.0, 0.5):
         attack = Steepest(case.threat, CLEAN, scale, clip="threat")
@@ -75,10 +74,9 @@ def label_leaking(case: Case) -> Measured:
         right = case.logits(points).argmax(1) == case.all_y
         accuracies[f"FGSM at {scale:g} eps"] = share(right)
         found = share(right[right != case.right])
-        if found.low >= worst.low:
-            worst, accuracy = found, float(right.double().mean())
+        worst = max(worst, found, key=lambda e: e.low)
     return Measured(
-        f"Accuracy {100 * clean:.1f} % clean, {100 * accuracy:.1f} % under FGSM; "
+        f"Accuracy {', '.join(f'{100 * e.value:.1f} % {name}' for name, e in accuracies.items())}; "
         f"of the predictions that changed {worst.percent()} became right.",
         graded(worst, 0.5),
         worst,
@@ -101,6 +99,8 @@ def label_leaking(case: Case) -> Measured:
 )
 def more_effort(case: Case) -> Measured:
     """Samples that only the longer attack fools."""
+    if case.random_outputs:
+        return Measured(_RANDOM)
     pgd, more = case.attacked("pgd").fooled, case.attacked("more").fooled
     found = share(more & ~pgd)
     return Measured(
@@ -127,8 +127,10 @@ def more_effort(case: Case) -> Measured:
 )
 def loss_scale(case: Case) -> Measured:
     """Samples that PGD fools on the margin or on logits scaled to a spread of 10, and not on the logits as they are."""
+    if case.random_outputs:
+        return Measured(_RANDOM)
     scaled = case.attack(
-        PGD(case.threat, steps=case.budget.steps),
+        climb(case.threat, case.budget.steps),
         "scaled",
         model=_Scaled(case.model, 10.0 / spread(case.all_logits)),
     )
@@ -159,6 +161,8 @@ def loss_scale(case: Case) -> Measured:
 )
 def large_radius(case: Case) -> Measured:
     """Samples that stand at the radius of the whole box."""
+    if one_class(case):
+        return Measured("The model gives one class whatever it sees, so no attack of any size can fool it.")
     radii, outcomes = _curve(case)
     found = share(~outcomes[-1].fooled)
     return Measured(
@@ -183,6 +187,8 @@ def large_radius(case: Case) -> Measured:
 )
 def monotone_radius(case: Case) -> Measured:
     """The largest share of samples that fall at one radius and stand at the next."""
+    if case.random_outputs:
+        return Measured(_RANDOM)
     radii, outcomes = _curve(case)
     rises = [share(before.fooled & ~after.fooled) for before, after in itertools.pairwise(outcomes)]
     worst = max(range(len(rises)), key=lambda i: rises[i].value)
@@ -211,9 +217,9 @@ def monotone_radius(case: Case) -> Measured:
 def monotone_loss(case: Case) -> Measured:
     """The largest share of samples whose loss under ten steps of PGD falls by a tenth from one radius to the next."""
     if case.random_outputs:
-        return Measured("The model is random, so single losses say nothing.")
+        return Measured(_RANDOM)
     radii = [r for r in _radii(case) if r <= 2 * case.threat.eps]
-    attacks = [PGD(case.threat.with_eps(r), steps=10, start=CLEAN, early_exit=False) for r in radii]
+    attacks = [climb(case.threat.with_eps(r), 10, early_exit=False) for r in radii]
     losses = [case.attack(attack, "loss", r).losses for attack, r in zip(attacks, radii, strict=True)]
     falls = [share(after < 0.9 * before - 1e-3) for before, after in itertools.pairwise(losses)]
     worst = max(range(len(falls)), key=lambda i: falls[i].value)
@@ -232,8 +238,7 @@ def _curve(case: Case) -> tuple[list[float], list[Outcome]]:
     if case.curve is None:
         radii = _radii(case)
         outcomes = [
-            case.attack(PGD(case.threat.with_eps(r), steps=min(case.budget.steps, 30)), "curve", r)
-            for r in radii
+            case.attack(climb(case.threat.with_eps(r), min(case.budget.steps, 30)), "curve", r) for r in radii
         ]
         case.curve = radii, outcomes
     return case.curve
@@ -250,7 +255,16 @@ def _accuracies(case: Case) -> plots.Plot:
     """Accuracy under PGD over the radii."""
     radii, outcomes = _curve(case)
     standing = [float((~outcome.fooled).double().mean()) for outcome in outcomes]
-    return plots.lines(f"eps ({case.threat.name})", radii, {"accuracy under attack": standing}, log=True)
+    return plots.lines(
+        f"eps ({case.threat.name})", radii, {"accuracy under attack": standing}, log=True, percent=True
+    )
+
+
+def one_class(case: Case) -> bool:
+    """Whether samples of several classes, and noise, are all given the same class."""
+    noise = torch.rand(case.all_x.shape, generator=case.generator("classes")).to(case.all_x)
+    classes = torch.cat([case.all_logits, case.logits(case.threat.clip(noise))]).argmax(1)
+    return len(torch.unique(classes)) == 1 and len(torch.unique(case.all_y)) > 1
 
 
 def full_radius(case: Case) -> float:

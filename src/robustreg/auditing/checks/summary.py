@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from robustreg.auditing import plots
 from robustreg.auditing.case import Case
 from robustreg.auditing.checking import Measured, check, graded
+from robustreg.auditing.checks.strength import one_class
 from robustreg.auditing.statistics import Estimate, share
 
 _GAP, _GAP_MASKED, _ENOUGH, _FAILED = 0.15, 0.3, 20, 0.25
@@ -38,7 +41,31 @@ def worst_case(case: Case) -> Measured:
     )
     concern = "none" if case.random_outputs else graded(found, _GAP, _GAP_MASKED)
     return Measured(
-        said, concern, found, plots.bars("samples standing", rows | {"all together": share(~worst)})
+        said,
+        concern,
+        found,
+        plots.bars("samples that withstand each attack", rows | {"all together": share(~worst)}),
+    )
+
+
+@check(
+    "learnt",
+    "A model that tells classes apart",
+    fine="The model gives different inputs different classes.",
+    bad="The model gives every input the same class. No attack can fool it on the samples of that class, so its "
+    "accuracy under attack equals its clean accuracy; that is no robustness.",
+    advice="Train the model until its clean accuracy is above chance: a smaller eps, a smaller learning rate, or eps "
+    "that grows over the epochs.",
+    source="ours: one class for samples of several classes and for noise",
+    weight=45,
+)
+def learnt(case: Case) -> Measured:
+    """Whether there is more than one class among the answers."""
+    share_right = f"{share(case.right).percent()} of the samples are classified right"
+    if one_class(case):
+        return Measured(f"One class for everything; {share_right}.", "suspicious")
+    return Measured(
+        f"{len(torch.unique(case.all_logits.argmax(1)))} classes among the answers; {share_right}."
     )
 
 
@@ -54,6 +81,7 @@ def worst_case(case: Case) -> Measured:
     weight=40,
     threshold=float(_ENOUGH),
     below=True,
+    percent=False,
 )
 def evidence(case: Case) -> Measured:
     """The samples that attacks start from, and the checks that failed."""
