@@ -231,11 +231,9 @@ def test_a_constant_model_is_not_called_masked(test_samples: Samples) -> None:
         return torch.eye(10)[3] + 0 * x.flatten(1)[:, :1]
 
     x, y = test_samples
-    found = rr.audit(
-        constant, (x, torch.where(torch.arange(64) < 30, 3, y)), THREAT, checks=["large_radius", "learnt"]
-    )
+    found = rr.audit(constant, (x, torch.where(torch.arange(64) < 30, 3, y)), THREAT)
     assert found.verdict == "suspicious"
-    assert [finding.check for finding in found.reasons] == ["learnt"]
+    assert [finding.check for finding in found.findings] == ["learnt"]
 
 
 def test_l1_is_climbed_by_an_attack_that_can(trained: Trained, test_samples: Samples) -> None:

@@ -125,6 +125,13 @@ class Case:
         threat = self.threat.with_eps(scale * self.threat.eps)
         return threat.project(x + threat.random(x, self.generator(*key)), x)
 
+    @cached_property
+    def one_class(self) -> bool:
+        """Whether samples of several classes, and noise, are all given the same class."""
+        noise = torch.rand(self.all_x.shape, generator=self.generator("classes")).to(self.all_x)
+        classes = torch.cat([self.all_logits, self.logits(self.threat.clip(noise))]).argmax(1)
+        return len(torch.unique(classes)) == 1 and len(torch.unique(self.all_y)) > 1
+
     # Gradients
 
     @cached_property

@@ -15,7 +15,7 @@ from robustreg.auditing.checks.gradients import width
 from robustreg.auditing.statistics import Estimate, share
 from robustreg.points import CLEAN, Steepest
 
-_GAP, _GAP_MASKED = 0.5, 0.7
+_GAP, _GAP_MASKED = 0.3, 0.5
 _MORE, _MORE_MASKED, _LOSS, _LOSS_MASKED = 0.10, 0.3, 0.15, 0.3
 _RANDOM = "The model is random, so comparing single attacks says nothing; see the averaging attack."
 _FULL, _FULL_MASKED, _RISE, _FALL = 0.05, 0.2, 0.10, 0.25
@@ -29,14 +29,18 @@ _FULL, _FULL_MASKED, _RISE, _FALL = 0.05, 0.2, 0.10, 0.25
     "single step (catastrophic overfitting), not to be robust.",
     advice="Judge the model by multi-step attacks only. In training, use several steps, a noisier start or a penalty "
     "such as GradAlign, or watch for the collapse with CatastrophicOverfittingGuard.",
-    source="Wong et al. 2020 and Andriushchenko and Flammarion 2020, catastrophic overfitting; thresholds ours, "
-    "against sound models in results/audit_confusion",
+    source="Wong et al. 2020 and Andriushchenko and Flammarion 2020, catastrophic overfitting; thresholds ours: sound "
+    "models in results/audit_confusion stay below a fifth, their intervals below the threshold",
     weight=82,
     threshold=_GAP,
     decisive=_GAP_MASKED,
 )
 def single_step(case: Case) -> Measured:
     """Samples that withstand FGSM and fall to PGD, as a share of those classified right."""
+    if case.threat.norm == 1:
+        return Measured(
+            "In l1 a single step moves a single value, so falling short of many steps says nothing."
+        )
     fgsm, pgd = case.attacked("fgsm"), case.attacked("pgd")
     worst = share(~(fgsm.fooled | case.white_box))
     found = share(pgd.fooled & ~fgsm.fooled)
@@ -161,8 +165,6 @@ def loss_scale(case: Case) -> Measured:
 )
 def large_radius(case: Case) -> Measured:
     """Samples that stand at the radius of the whole box."""
-    if one_class(case):
-        return Measured("The model gives one class whatever it sees, so no attack of any size can fool it.")
     radii, outcomes = _curve(case)
     found = share(~outcomes[-1].fooled)
     return Measured(
@@ -258,13 +260,6 @@ def _accuracies(case: Case) -> plots.Plot:
     return plots.lines(
         f"eps ({case.threat.name})", radii, {"accuracy under attack": standing}, log=True, percent=True
     )
-
-
-def one_class(case: Case) -> bool:
-    """Whether samples of several classes, and noise, are all given the same class."""
-    noise = torch.rand(case.all_x.shape, generator=case.generator("classes")).to(case.all_x)
-    classes = torch.cat([case.all_logits, case.logits(case.threat.clip(noise))]).argmax(1)
-    return len(torch.unique(classes)) == 1 and len(torch.unique(case.all_y)) > 1
 
 
 def full_radius(case: Case) -> float:

@@ -7,7 +7,6 @@ import torch
 from robustreg.auditing import plots
 from robustreg.auditing.case import Case
 from robustreg.auditing.checking import Measured, check, graded
-from robustreg.auditing.checks.strength import one_class
 from robustreg.auditing.statistics import Estimate, share
 
 _GAP, _GAP_MASKED, _ENOUGH, _FAILED = 0.15, 0.3, 20, 0.25
@@ -62,7 +61,7 @@ def worst_case(case: Case) -> Measured:
 def learnt(case: Case) -> Measured:
     """Whether there is more than one class among the answers."""
     share_right = f"{share(case.right).percent()} of the samples are classified right"
-    if one_class(case):
+    if case.one_class:
         return Measured(f"One class for everything; {share_right}.", "suspicious")
     return Measured(
         f"{len(torch.unique(case.all_logits.argmax(1)))} classes among the answers; {share_right}."
