@@ -64,6 +64,8 @@ def test_collapse_is_a_gap_or_a_fall_with_a_symptom():
     assert guard.collapsed(Symptoms(0.3, 0.2, 0.1, 0.0))
     assert guard.collapsed(Symptoms(0.3, 0.2, 0.9, 0.5))
     assert not guard.collapsed(Symptoms(0.3, 0.2, 0.9, 0.0))
+    guard.best = 0.13  # a constant output's, by guessing
+    assert not guard.collapsed(Symptoms(0.1, 0.0, 0.0, 0.3))
 
 
 def _collapse_at(guard, step, monkeypatch):

@@ -81,8 +81,10 @@ class CatastrophicOverfittingGuard(Handler):
     """Looks at held-out samples every `every` steps, and acts when training has collapsed.
 
     Collapsed means: the gap between accuracy under FGSM and under PGD exceeds `gap`, or accuracy under PGD lost
-    more than `fall` of its best and at the same time PertAlign is below `alignment` or more than `abnormal` of the
-    adversarial examples have a lower loss than their samples. `seen` has every measurement, `acted` the steps at
+    more than `gap` and more than `fall` of its best, and at the same time PertAlign is below `alignment` or more than
+    `abnormal` of the adversarial examples have a lower loss than their samples. A network that leaves the constant
+    output of its first steps loses the accuracy of guessing: that is less than `gap` and no collapse. Training on PGD
+    at that stage can end at the constant output for good. `seen` has every measurement, `acted` the steps at
     which it acted. Outside a step the module has the objective it came with, so that a checkpoint holds that one's
     memory; the guard's own state holds that of the rescue, and the sound weights, so that a resume in the middle of a
     rescue goes on exactly.
@@ -145,7 +147,8 @@ class CatastrophicOverfittingGuard(Handler):
         """Whether the symptoms are those of a collapse, given the best accuracy under PGD so far."""
         if found.fgsm - found.pgd > self.gap:
             return True
-        fell = found.pgd < (1 - self.fall) * self.best
+        lost = self.best - found.pgd
+        fell = lost > self.fall * self.best and lost > self.gap
         return fell and (found.alignment < self.alignment or found.abnormal > self.abnormal)
 
     def start(self, trainer: Trainer) -> None:
