@@ -241,3 +241,46 @@ def test_l1_is_climbed_by_an_attack_that_can(trained: Trained, test_samples: Sam
     checks = ["square", "large_radius", "worst_case"]
     found = rr.audit(trained("pgd"), test_samples, rr.Threat("l1", 2.0), checks=checks)
     assert found.verdict == "sound", found.table()
+
+
+def test_a_radius_of_zero_is_refused(trained: Trained, test_samples: Samples) -> None:
+    with pytest.raises(ValueError, match="eps is 0"):
+        rr.audit(trained("plain"), test_samples, rr.Threat("linf", 0.0))
+
+
+def test_a_model_that_refuses_most_batches_is_not_called_sound(
+    trained: Trained, test_samples: Samples
+) -> None:
+    """Checks that could not be carried out are no good news."""
+
+    def whole_batches(x: Tensor) -> Tensor:
+        if len(x) != len(test_samples[0]):
+            raise RuntimeError("only whole batches")
+        logits: Tensor = trained("plain")(x)
+        return logits
+
+    found = rr.audit(whole_batches, test_samples, THREAT)
+    assert found.verdict == "suspicious"
+    assert "single_step" in found["evidence"].measured
+    assert [finding.check for finding in found.reasons] == ["evidence"]
+
+
+def test_a_network_that_withstands_one_step_only_is_not_sound(
+    trained: Trained, test_samples: Samples
+) -> None:
+    """As after catastrophic overfitting: where the whole step ends in a corner of the ball, the right class returns."""
+    x, y = test_samples
+    net = trained("plain")
+
+    def bent(u: Tensor) -> Tensor:
+        distance, nearest = (u.flatten(1)[:, None] - x.flatten(1)).abs().amax(2).min(1)
+        moved = (u - x[nearest]).abs().flatten(1)
+        corner = (moved > 0.99 * distance[:, None]).double().mean(
+            1
+        ) > 0.45  # steps inside the box change half
+        corner &= distance > 0.1
+        return net(u) + 1e3 * corner[:, None] * nn.functional.one_hot(y[nearest], 10)
+
+    found = rr.audit(bent, test_samples, THREAT, checks=["single_step"])
+    assert found.verdict != "sound", found.table()
+    assert rr.audit(net, test_samples, THREAT, checks=["single_step"]).verdict == "sound"

@@ -46,7 +46,7 @@ class Outcome:
 
     Attributes:
         points: `[n, ...]`; the samples themselves where it could not run.
-        fooled: `[n]` bool.
+        fooled: `[n]` bool; an output that is NaN is never right.
         losses: the cross-entropy at the points, `[n]`.
         problem: one sentence, or None.
     """
@@ -195,7 +195,7 @@ class Case:
         logits = self.logits(points)
         return Outcome(
             points,
-            logits.argmax(1) != self.y,
+            ~correct(logits, self.y),
             numerics.cross_entropy(logits, self.y),
             problem,
         )

@@ -52,8 +52,8 @@ def audit(
 
     Raises:
         TypeError: the model gives anything but a tensor of floating point, or the data have another form.
-        ValueError: its shape is not `[B, C]`, labels or inputs out of range, an unknown check, or a model that
-            classifies no sample right.
+        ValueError: its shape is not `[B, C]`, labels or inputs out of range, an unknown check, a radius of
+            0, or a model that classifies no sample right.
 
     Warns:
         UserWarning: eps reaches across the whole box, so nothing can be robust; most likely a wrong unit.
@@ -72,6 +72,10 @@ def audit(
     order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))[:count]
     order = order.to(chosen.x.device)
     x, y = chosen.x[order].to(where), chosen.y[order].to(where)
+    if threat.eps == 0:
+        raise ValueError(
+            "the threat's eps is 0, so there is no attack to look at: give the radius that is claimed"
+        )
     threat.check_input(x)
     warn_if_it_covers_the_box(threat, x)
     started = time.perf_counter()

@@ -12,6 +12,7 @@ from robustreg.auditing import plots
 from robustreg.auditing.case import Case, climb
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.statistics import Estimate, share
+from robustreg.evaluation.predict import correct
 
 _BEATS, _BEATS_MASKED = 0.04, 0.10
 _SEEN, _BATCH, _HIDDEN, _RATE = 1000, 128, 128, 0.1
@@ -49,7 +50,7 @@ def random_search(case: Case) -> Measured:
         else:  # a corner of the ball: further away than most of it
             signs = torch.randn(x.shape, generator=case.generator("random search", i)).to(x)
             points = case.threat.project(x + case.threat.steepest(signs), x)
-        wrong = case.logits(points).argmax(1) != case.y[standing]
+        wrong = ~correct(case.logits(points), case.y[standing])
         fooled[standing[wrong]] = True
         standing = standing[~wrong]
     return _beyond_gradients(case, "random points", f"{case.budget.draws} random points", fooled)

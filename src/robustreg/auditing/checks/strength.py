@@ -13,6 +13,7 @@ from robustreg.auditing.case import Case, Outcome, climb, spread
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.checks.gradients import width
 from robustreg.auditing.statistics import Estimate, share
+from robustreg.evaluation.predict import correct
 from robustreg.points import CLEAN, Steepest
 
 _GAP, _GAP_MASKED = 0.3, 0.5
@@ -75,7 +76,7 @@ def label_leaking(case: Case) -> Measured:
     for scale in (1.0, 0.5):
         attack = Steepest(case.threat, CLEAN, scale, clip="threat")
         points = attack(case.model, case.all_x, case.all_y, generator=case.generator("leaking"))
-        right = case.logits(points).argmax(1) == case.all_y
+        right = correct(case.logits(points), case.all_y)
         accuracies[f"FGSM at {scale:g} eps"] = share(right)
         found = share(right[right != case.right])
         worst = max(worst, found, key=lambda e: e.low)

@@ -85,7 +85,8 @@ def learnt(case: Case) -> Measured:
 def evidence(case: Case) -> Measured:
     """The samples that attacks start from, and the checks that failed."""
     few, failed = len(case.x) < _ENOUGH, len(case.failed) > _FAILED * max(case.checked, 1)
-    said = f"{len(case.x)} samples classified right; {len(case.failed)} of {case.checked} checks failed"
+    said = f"{len(case.x)} of {len(case.all_x)} samples classified right; "
+    said += f"{len(case.failed)} of {case.checked} checks failed"
     said += f" ({', '.join(case.failed)})." if case.failed else "."
     n = float(len(case.x))
     return Measured(said, "suspicious" if few or failed else "none", Estimate(n, n, n))
