@@ -148,3 +148,9 @@ def test_the_command_ends_with_the_verdict(
     assert "verdict: " in capsys.readouterr().out
     assert code in EXIT.values()
     assert Audit.load(tmp_path / "audit").verdict == {0: "sound", 3: "suspicious", 4: "masked"}[code]
+
+
+def test_the_documentation_lists_every_check() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    table = page[page.index("| Check |") : page.index("A rugged loss")]
+    assert set(re.findall(r"`(\w+)`", table)) == set(auditing.CHECKS)

@@ -117,7 +117,7 @@ def _steps(verdict: str, reasons: Sequence[Mapping[str, Any]], thorough: bool) -
         "command": "robustreg audit RUN",
     }
     closer = [look] if verdict == "suspicious" and not thorough else []
-    return [{"text": stop[verdict], "command": ""}, *closer, *repair, measure, again]
+    return [{"text": stop[verdict], "command": ""}, *repair, *closer, measure, again]
 
 
 def _causes(reasons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

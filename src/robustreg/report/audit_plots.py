@@ -95,6 +95,9 @@ def _histogram(plot: Mapping[str, Any]) -> dict[str, Any]:
         ]
         series.append({"name": row["name"], "colour": f"s{i}", "rectangles": rectangles})
     ends = [10.0 ** plot[end] if plot["log"] else plot[end] for end in ("low", "high")]
+    shown = [f"{end:.2g}" for end in ends]
+    if shown[0] == shown[1]:
+        shown = [f"{end:.7g}" for end in ends]
     left_out = [
         f"{row['outside']} of {row['name']} are {'zero or ' if plot['log'] else ''}no number and not drawn"
         for row in plot["series"]
@@ -104,8 +107,8 @@ def _histogram(plot: Mapping[str, Any]) -> dict[str, Any]:
         "title": plot["title"] + (", on a logarithmic axis" if plot["log"] else ""),
         "series": series,
         "top": top,
-        "low": f"{ends[0]:.2g}",
-        "high": f"{ends[1]:.2g}",
+        "low": shown[0],
+        "high": shown[1],
         "left_out": "; ".join(left_out),
     }
 
