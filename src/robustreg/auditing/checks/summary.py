@@ -27,7 +27,13 @@ _GAP, _GAP_MASKED, _ENOUGH, _FAILED = 0.15, 0.3, 20, 0.25
 )
 def worst_case(case: Case) -> Measured:
     """Samples that PGD leaves standing and any attack that was made for another check fools."""
-    names = {"FGSM": "fgsm", "PGD": "pgd", "PGD on the margin": "margin", "PGD, more effort": "more"}
+    names = {
+        "FGSM": "fgsm",
+        "PGD": "pgd",
+        "PGD on the margin": "margin",
+        "PGD, more effort": "more",
+        "APGD on the margin": "adaptive",
+    }
     fooled = {name: case.attacked(key).fooled for name, key in names.items()} | case.fooling
     pgd, worst = fooled["PGD"], case.white_box.clone()
     rows = {name: share(~mask) for name, mask in sorted(fooled.items(), key=lambda row: int(row[1].sum()))}
