@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-
 # One thread a process: the tests' tensors are tiny, and threads of several processes that wait for each other spin.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
