@@ -110,6 +110,7 @@ class OverfittingGuard(Strict):
     every: Annotated[int, Field(ge=1)] = 20
     rescue: Annotated[int, Field(ge=1)] = 50
     steps: Annotated[int, Field(ge=1)] = 10
+    gap: Annotated[float, Field(gt=0, le=1)] = 0.3
     samples: Annotated[int, Field(ge=1)] = 200
 
 
