@@ -487,6 +487,13 @@ def test_compare_methods_on_a_data_set(capsys: pytest.CaptureFixture[str]) -> No
     assert "form: penalty" not in Path("cmp/gradient_family-s0/recipe.yaml").read_text()
 
 
+def test_naming_the_data_does_not_give_back_hidden_labels() -> None:
+    from robustreg.commands.compare import load_all
+
+    loaded = load_all(["pgd_at_few_labels"], ["rst", "trades"], ["data=digits"], [], seeds=1)
+    assert [recipe.data.options.get("labelled") for recipe in loaded] == [0.1, 0.1, None]
+
+
 def test_every_method_is_compared_by_its_recipe_for_the_data_or_as_plain_is_trained() -> None:
     from robustreg.commands.compare import load_all, methods_named
     from robustreg.registry import components

@@ -95,12 +95,20 @@ def load_all(
     wanted += [_recipe_of(method, overrides) for method in methods]
     loaded: list[Recipe] = []
     for name, changes in wanted:
-        first = load_recipe(name, changes, imports=imports)
+        first = load_recipe(name, _but_for_its_own_data(name, changes, imports), imports=imports)
         if any(first.name == other.name for other in loaded):
             raise UsageError(f"two recipes are named {first.name!r}; give one of them another `name:`")
         check_comparable(first, loaded)
         loaded += [first.model_copy(update={"seed": first.seed + i}) for i in range(seeds)]
     return loaded
+
+
+def _but_for_its_own_data(name: str, overrides: list[str], imports: list[str]) -> list[str]:
+    """The overrides, without `data=NAME` for a recipe on that data set: it would wipe out the data's other options."""
+    from robustreg.config import load_recipe
+
+    own = f"data={load_recipe(name, imports=imports).data.name}"
+    return [word for word in overrides if word != own]
 
 
 def _recipe_of(method: str, overrides: list[str]) -> tuple[str, list[str]]:
