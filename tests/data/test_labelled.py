@@ -40,6 +40,9 @@ def test_an_amount_that_cannot_be_kept(kept: float) -> None:
 def test_of_the_training_samples_only() -> None:
     pytest.importorskip("sklearn")
     whole, some = load("digits", train_size=400), load("digits", train_size=400, labelled=0.1)
+    told = [splits.describe() for splits in (whole, some)]
+    assert told[0]["labelled"] == told[0]["train"] == told[1]["train"]
+    assert told[1]["labelled"] == int((some.train.y >= 0).sum()) < told[1]["train"]
     assert torch.equal(some.train.x, whole.train.x)
     assert (some.train.y >= 0).sum() == 40
     assert some.validation is not None

@@ -128,6 +128,16 @@ def test_a_run_has_every_section(run_folder: Path) -> None:
     ]
 
 
+def test_hidden_labels_are_told(run_folder: Path) -> None:
+    run = json.loads((run_folder / "run.json").read_text())
+    run["data"]["labelled"] = 121
+    (run_folder / "run.json").write_text(json.dumps(run))
+    assert "training (121 with a label)" in write_report(run_folder).read_text()
+    run["data"]["labelled"] = run["data"]["train"]
+    (run_folder / "run.json").write_text(json.dumps(run))
+    assert "with a label)" not in write_report(run_folder).read_text()
+
+
 def test_a_comparison_has_every_section_and_a_leaderboard(make_comparison: Callable[..., Path]) -> None:
     page = Page(write_report(make_comparison(seeds=2)))
     assert page.sections == ["summary", "leaderboard", *SECTIONS[1:]]

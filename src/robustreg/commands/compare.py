@@ -17,6 +17,7 @@ SAME = ("threat", "data", "evaluation")  # what must agree, or the numbers would
 LABELLED = "labelled"  # but for this option of the data: a method may be given fewer labels to train with
 BASE = "plain"  # the recipe whose model and schedule a method without a recipe of its own is trained with
 ALL = "all"
+NAMED = 8  # recipes that a title still names
 
 
 def compare(
@@ -70,7 +71,9 @@ def compare(
     loaded = load_all(names, methods_named(methods), overrides, imports or [], seeds)
     workflow.torch_device(device)
     setting = workflow.Setting(data_dir, device, threads, not no_progress)
-    title = f"{out.name}: " + ", ".join(dict.fromkeys(r.name for r in loaded))
+    different = list(dict.fromkeys(r.name for r in loaded))
+    told = ", ".join(different) if len(different) <= NAMED else f"{len(different)} recipes"
+    title = f"{out.name}: {told}"
     comparing.run_comparison(loaded, out, setting, title, jobs or comparing.default_jobs(setting))
 
 

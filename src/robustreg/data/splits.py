@@ -46,13 +46,14 @@ class Splits:
         return Splits(self.train.to(device), validation, self.test.to(device))
 
     def describe(self) -> dict[str, Any]:
-        """For run.json: name, description, sample counts of each split, the hash of all contents."""
+        """For run.json: name, description, sample counts of each split, labels to train with, the hash of all."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         hashes = {name: None if part is None else part.sha256 for name, part in parts.items()}
         joined = "\n".join(f"{name} {value}" for name, value in hashes.items())
         return {
             **self.train.describe(),
             **{name: 0 if part is None else len(part) for name, part in parts.items()},
+            "labelled": int((self.train.y >= 0).sum()),
             "count": sum(len(part) for part in parts.values() if part is not None),
             "sha256": hashlib.sha256(joined.encode()).hexdigest(),
             "hashes": hashes,

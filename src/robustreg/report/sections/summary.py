@@ -182,6 +182,9 @@ def _data(data: Any) -> str:
         return fmt.describe(data) if data else ""
     name = str(data.get("description") or data.get("name") or "").rstrip(".")
     parts = [f"{fmt.count(data[key])} {word}" for key, word in _SPLITS.items() if fmt.integer(data.get(key))]
+    labelled, trained = fmt.integer(data.get("labelled")), fmt.integer(data.get("train"))
+    if labelled is not None and trained is not None and labelled < trained:
+        parts[:1] = [f"{fmt.count(trained)} training ({fmt.count(labelled)} with a label)"]
     digest = data.get("sha256")
     if isinstance(digest, str) and digest:
         parts.append(f"SHA-256 {digest[:12]}…")
