@@ -90,6 +90,25 @@ def test_frozen_parameters_stay_without_a_gradient(batch: Any) -> None:
     assert net[5].weight.grad is not None
 
 
+class _Withholding(torch.autograd.Function):
+    """``x + p`` whose backward gives ``p`` nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: Tensor) -> Tensor:
+        return x + p
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g, None
+
+
+def test_a_parameter_that_a_layer_gives_no_gradient_is_left_without(batch: Any) -> None:
+    net, shift = network(), torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (CE + rr.Perturbed(T))(lambda x: net(_Withholding.apply(x, shift)), *batch).backward()
+    assert shift.grad is None
+    assert net[5].weight.grad is not None
+
+
 def test_nothing_is_kept_for_parameters_where_gradients_are_off(batch: Any) -> None:
     objective = CE + rr.Perturbed(T)
     with torch.no_grad():

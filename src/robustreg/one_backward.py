@@ -63,7 +63,9 @@ def parameter_gradient(losses: Tensor, u: Tensor) -> tuple[Tensor, ParameterGrad
     g, *gradients = torch.autograd.grad(total, (u, *leaves), retain_graph=True, allow_unused=True)
     if g is None:
         raise ValueError(NO_GRADIENT)
-    return g, ParameterGradient(leaves, tuple(gradients))
+    # a layer's own backward may give some of its parameters nothing
+    reached = [(leaf, own) for leaf, own in zip(leaves, gradients, strict=True) if own is not None]
+    return g, ParameterGradient(tuple(leaf for leaf, _ in reached), tuple(own for _, own in reached))
 
 
 def _leaves(value: Tensor) -> list[Tensor]:
