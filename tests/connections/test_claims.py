@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustreg import connections
-from robustreg.connections import CLAIMS, Case, Claim, Condition
-from robustreg.connections.claims import connections as four
+from robustreg.connections import CLAIMS, Case, Claim, Condition, quantities
 from robustreg.connections.regions import AFFINE_HERE, BINARY, SAME_REGION
 
 SMOOTH_NETWORKS = ["gelu", "attention", "encoder"]
@@ -84,11 +83,11 @@ def test_the_fixtures_of_the_notes(net: Any, x: Any, y: int, numbers: dict[str, 
         "loss": case.loss,
         "p_y": case.p_y,
         "g1": case.gradient.abs().sum(1),
-        "g2": four.igr(case),
-        "jr": four.jacobian_term(case),
-        "cl": four.cross_lipschitz_term(case),
-        "trace": four.fisher_term(case),
-        "largest": four.largest(case.hessian),
+        "g2": quantities.igr(case),
+        "jr": quantities.jacobian_term(case),
+        "cl": quantities.cross_lipschitz_term(case),
+        "trace": quantities.fisher_term(case),
+        "largest": quantities.largest(case.hessian),
         "anchored": BY_KEY["I7"].sides(case)[1],
     }
     for key, value in numbers.items():
@@ -117,9 +116,9 @@ def with_sides(key: str, wrong: Any) -> Claim:
 
 PLANTED = {
     "a wrong factor": with_sides("I2", lambda a, b, c: (a, 1.01 * b)),
-    "no centring": with_sides("I2", lambda a, b, c: (a, 2 / 3 * four.squared(c.jacobian))),
+    "no centring": with_sides("I2", lambda a, b, c: (a, 2 / 3 * quantities.squared(c.jacobian))),
     "a wrong norm": with_sides("I1", lambda a, b, c: (a, c.gradient.abs().sum(1))),
-    "the label left out": with_sides("I7", lambda a, b, c: (four.trace(c), b)),
+    "the label left out": with_sides("I7", lambda a, b, c: (quantities.trace(c), b)),
     "a bound turned round": with_sides("B2b", lambda a, b, c: (b, a)),
     "a bound too tight": with_sides("B5", lambda a, b, c: (a, 0.25 * b)),
     "a linear term forgotten": with_sides(
@@ -156,7 +155,7 @@ def test_orders_on_smooth_networks(name: str, network: Any, samples: Tensor) -> 
 def test_a_claim_of_regions_is_wrong_on_smooth_networks(network: Any, samples: Tensor) -> None:
     """The Hessian is the Fisher matrix only where logits are affine: planted without that, it shows."""
     planted = dataclasses.replace(
-        BY_KEY["I11c"], sides=lambda c: (BY_KEY["I11c"].sides(c)[0], four._i11_order(c)[1])
+        BY_KEY["I11c"], sides=lambda c: (BY_KEY["I11c"].sides(c)[0], BY_KEY["I11b"].sides(c)[1])
     )
     assert planted.residual(case_of(network, "relu_pool", samples)).verdict == "holds"
     for name in SMOOTH_NETWORKS:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from robustreg.connections import Case
-from robustreg.connections.claims.connections import largest, pairwise
 from robustreg.connections.functionals import FUNCTIONALS, attack, l2_threat
+from robustreg.connections.quantities import largest, pairwise
 from robustreg.threat import Threat
 
 BY_KEY = {f.key: f for f in FUNCTIONALS}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustreg.connections import Case
-from robustreg.connections.claims.connections import hessian_by_autograd
 from robustreg.connections.operators import CentredJacobian, Fisher, GaussNewton, Hessian, Jacobian, Operator
+from robustreg.connections.quantities import hessian_by_autograd
 
 Build = Callable[[str], nn.Module]
 NETWORKS = ["relu_pool", "batch_norm", "by_hand", "gelu", "attention", "encoder", "affine", "two_classes"]

@@ -20,7 +20,7 @@ from robustreg.attacks import FAB
 from robustreg.attacks.minimal import MinimalNorm
 from robustreg.attacks.search import as_rows
 from robustreg.connections.case import Case
-from robustreg.connections.claims.connections import differences, margin_distance
+from robustreg.connections.quantities import differences, margin_distance
 from robustreg.connections.regions import AFFINE_HERE, affine_between, border_distance
 from robustreg.threat import Threat
 

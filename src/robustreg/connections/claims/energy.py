@@ -14,7 +14,7 @@ from torch import Tensor
 from robustreg.attacks import Virtual
 from robustreg.connections.case import Case, Displaced
 from robustreg.connections.claim import Claim, Condition
-from robustreg.connections.claims.connections import STEEPEST_REGION
+from robustreg.connections.claims.two_classes import STEEPEST_REGION
 from robustreg.connections.regions import AFFINE_HERE, BINARY, SMOOTH
 from robustreg.penalties import Consistency, Energy, GradientNorm
 from robustreg.points import Along, Point, Steepest

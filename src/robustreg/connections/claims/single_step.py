@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustreg.connections.case import Case
 from robustreg.connections.claim import Claim, Condition
-from robustreg.connections.claims.connections import squared
+from robustreg.connections.quantities import squared
 from robustreg.connections.regions import BINARY, affine_between
 from robustreg.penalties import SatR1, SatR2, SatR3
 from robustreg.points import Point
