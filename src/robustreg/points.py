@@ -8,7 +8,7 @@ point called with a model and data is an ordinary attack: ``Steepest(threat)(mod
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -22,6 +22,9 @@ from robustreg.threat import Threat
 
 if TYPE_CHECKING:
     from robustreg.probe import Probe
+
+Found = Callable[[Tensor, Tensor], object]
+"""What a search tells of samples that it has fooled: their places ``[b]`` and points ``[b, ...]``."""
 
 P = TypeVar("P", bound="Point")
 Clip = Literal["threat", "box", "none"]
@@ -108,6 +111,7 @@ class Point:
         *,
         generator: torch.Generator | None = None,
         noise: Mapping[Point, Tensor] | None = None,
+        found: Found | None = None,
     ) -> Tensor:
         """Find the point as an ordinary attack.
 
@@ -117,6 +121,8 @@ class Point:
             y: labels ``[B]``; not needed by points that read none.
             generator: source of randomness, moved by one draw; without it ``torch.initial_seed()`` decides.
             noise: the draws of the random points inside, as ``draw_per_sample`` makes them.
+            found: called with the places ``[b]`` of samples, and their points ``[b, ...]``, as soon as a long search
+                has fooled the model there: what an interruption need not cost. Not every point calls it.
 
         Returns:
             The points ``[B, ...]``, without a graph, of x's dtype and device.
@@ -136,7 +142,7 @@ class Point:
             threat.check_input(x)
         with out_of_inference(x, y) as (x, y):
             stream = Stream.from_generator(generator)
-            return Probe(model, x, y, stream=stream, noise=noise, attacking=True).at(self)
+            return Probe(model, x, y, stream=stream, noise=noise, attacking=True, found=found).at(self)
 
 
 def draw_per_sample(point: Point, x: Tensor, seeds: Sequence[int]) -> dict[Point, Tensor]:

@@ -18,7 +18,7 @@ from robustreg.losses import Loss, RowLoss, bound_loss, labelled
 from robustreg.memory import Memory
 from robustreg.modes import Mode, Model, Statistics, live_statistics, running
 from robustreg.one_backward import NO_GRADIENT, ParameterGradient, parameter_gradient
-from robustreg.points import CLEAN, Point
+from robustreg.points import CLEAN, Found, Point
 from robustreg.schedules import Weight, weight_at
 from robustreg.streams import Stream, global_seed
 from robustreg.threat import Threat
@@ -123,6 +123,7 @@ class Probe:
         index: the samples' places ``[B]`` in the data, for what is remembered sample by sample.
         points: where points are that need not be found again; those found now are added.
         attacking: points are wanted for themselves: searching attacks may stop early, sample by sample.
+        found: told of samples that are fooled while a search still goes on, see ``tell``.
         rehearsing: keep every graph and output, to learn needs and to count passes.
 
     Attributes:
@@ -143,6 +144,7 @@ class Probe:
         index: Tensor | None = None,
         points: dict[Point, Tensor] | None = None,
         attacking: bool = False,
+        found: Found | None = None,
         rehearsing: bool = False,
     ) -> None:
         check_samples(x)
@@ -154,6 +156,7 @@ class Probe:
         self.progress = progress
         self.index = index
         self.attacking = attacking
+        self.found = found
         self.passes: list[Pass] = []
         self.asking = ""
         self.asked = Needs()
@@ -451,7 +454,17 @@ class Probe:
             attacking=self.attacking,
         )
         other.asking, other.passes = self.asking, self.passes
+        if self.found is not None:
+            other.found = lambda chosen, points: self.tell(rows[chosen], points)
         return other
+
+    def tell(self, rows: Tensor, points: Tensor) -> None:
+        """Say that a search is done with samples before its end: ``rows [b]`` are fooled at ``points [b, ...]``.
+
+        Who waits for the search then has them, however it ends.
+        """
+        if self.found is not None and rows.numel():
+            self.found(rows, points)
 
     # -- states of a step ------------------------------------------------------------------------------------------
 

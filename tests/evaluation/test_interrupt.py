@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 import signal
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from robustreg.attacks import PGD, ensemble
+from robustreg.attacks import APGD, APGDT, FAB, PGD, Square, ensemble
 from robustreg.evaluation import EvaluationInterrupted, evaluate, verify
+from robustreg.evaluation.caught import Caught
 from robustreg.evaluation.predict import logits_of
+from robustreg.evaluation.work import Work
 from robustreg.points import FGSM, draw_per_sample
 from robustreg.streams import derive_seed
 from robustreg.threat import Threat
@@ -85,6 +88,57 @@ def test_finished_attacks_come_with_the_interrupt(net, images, attacks):
     with pytest.raises(EvaluationInterrupted) as stopped:
         evaluate(net, images, attacks, threat, progress=stop_at("clean", 1))
     assert stopped.value.evaluation is None
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        APGD(Threat("l2", 0.4), steps=10),
+        APGDT(Threat("l2", 0.4), steps=10),
+        FAB(Threat("l2", 0.4), steps=5),
+        Square(Threat("l2", 0.4), queries=60),
+        Square(Threat("linf", 0.1), queries=60),
+        PGD(Threat("l2", 0.4), steps=10, restarts=3),
+    ],
+    ids=["apgd", "apgdt", "fab", "square-l2", "square-linf", "pgd"],
+)
+def test_a_batch_in_progress_keeps_who_is_fooled(net, images, attack, tmp_path):
+    threat = attack.threat
+    options = {"batch_size": 40, "seed": 3}
+    whole = evaluate(net, images, {"a": attack}, threat, evidence_dir=tmp_path / "whole", **options)
+    fooled = whole.clean.correct - whole["a"].score.correct
+    assert fooled >= 4, "for the test to mean anything"
+
+    def press(progress):
+        if progress.stage == "a" and 2 <= progress.done < progress.total:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(EvaluationInterrupted):
+        evaluate(net, images, {"a": attack}, threat, evidence_dir=tmp_path / "a", progress=press, **options)
+    told = []
+    rest = evaluate(
+        net, images, {"a": attack}, threat, evidence_dir=tmp_path / "a", progress=told.append, **options
+    )
+    assert 2 <= next(p.done for p in told if p.stage == "a") < whole.clean.correct
+    assert torch.equal(rest.outcomes["a"], whole.outcomes["a"])
+    assert verify(tmp_path / "a", net, images).ok
+
+
+def test_an_interrupted_batch_keeps_nothing_that_is_not_so():
+    """What an attack says of its search is checked as its answer would be."""
+    threat, model = Threat("linf", 0.1), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+        model[1].bias.copy_(torch.tensor([0.5, 0.0]))
+    x, y = torch.full((4, 2), 0.45), torch.zeros(4, dtype=torch.int64)
+    told = []
+    caught = Caught(torch.tensor([5, 6, 7, 8]), told.append)
+    caught(torch.tensor([0, 1, 2, 3]), torch.tensor([[0.54, 0.45], [0.46, 0.45], [0.9, 0.45], [math.nan, 0]]))
+    work = Work.empty(9)
+    caught.keep(model, x, y, threat, work)
+    assert told == [4]
+    assert work.attacked.nonzero().flatten().tolist() == [5], "misclassified, in the ball, and a number"
+    assert not work.standing.any()
 
 
 def test_an_attack_that_fails_does_not_cost_the_others(net, images, attacks, tmp_path):
@@ -266,7 +320,8 @@ def test_an_ensemble_is_its_members_one_after_the_other_in_full_batches(net, ima
     )
     for name in ("pgd", "more"):
         steps = [p.done for p in told if p.stage == f"all: {name}"]
-        assert {b - a for a, b in itertools.pairwise(steps[:-1])} == {8}
+        assert all(a <= b for a, b in itertools.pairwise(steps)), "it never goes back"
+        assert {*range(steps[0], steps[-1], 8)} <= {*steps}, "batches of eight"
     x, y = images
     attack = ensemble.StandardEnsemble(threat)
     seeds = [derive_seed(0, "all", i) for i in range(len(y))]

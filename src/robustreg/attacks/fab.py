@@ -136,6 +136,7 @@ class FAB(MinimalNorm):
             if bounded:
                 stay = ~closest.inside(rows)
                 if not stay.all():
+                    probe.tell(rows[~stay], closest.points[rows[~stay]])
                     rows, others, x, z, wrong = (v[stay] for v in (rows, others, x, z, wrong))
                 if rows.numel() == 0:
                     return

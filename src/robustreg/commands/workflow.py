@@ -114,6 +114,7 @@ def evaluate_run(recipe: Recipe, folder: Path, setting: Setting, *, built: Built
         curve_samples=recipe.evaluation.curve_samples,
         distances=built.distances,
         distance_samples=recipe.evaluation.distance_samples,
+        precision=recipe.evaluation.precision,
         progress=setting.progress or None,
     )
     evaluation.save(folder / "evaluation")

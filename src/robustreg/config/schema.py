@@ -78,7 +78,8 @@ class Evaluation(Strict):
     `samples` keeps the first so many test samples; `curve` lists the eps at which the strongest attack is
     measured again, on `curve_samples` of them. `distances` lists attacks of minimal norm, which tell on
     `distance_samples` of them how far away the nearest misclassified points are. `checkpoint: best` takes the
-    epoch that was best on the validation split, under its attack if it has one.
+    epoch that was best on the validation split, under its attack if it has one. `precision: bf16` runs attacks in
+    bfloat16, while every verdict is made in full precision.
     """
 
     attacks: Annotated[list[Spec], Field(min_length=1)] = [
@@ -94,6 +95,7 @@ class Evaluation(Strict):
     checkpoint: Literal["last", "best"] = "last"
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 500
+    precision: Literal["full", "bf16"] = "full"
 
 
 class WeightPerturbation(Strict):

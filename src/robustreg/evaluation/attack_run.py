@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from robustreg.attacks.ensemble import StandardEnsemble
+from robustreg.evaluation.caught import Caught
 from robustreg.evaluation.crafting import Attack, Crafter, content, problem
 from robustreg.evaluation.hashes import json_sha256
 from robustreg.evaluation.packing import pack
 from robustreg.evaluation.predict import Snapshot, correct, logits_of
 from robustreg.evaluation.progress import Progress
+from robustreg.evaluation.reduced import Precision, as_attacked
 from robustreg.evaluation.samples import Samples
 from robustreg.evaluation.work import Work, WorkStore
 from robustreg.threat import Threat
 
 SAVE_EVERY_SECONDS = 60.0
-_FEWEST, _PARTS = 64, 8
+_PORTION_SECONDS, _PASSES, _FEWEST = 15.0, 5000, 64
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Setting:
     seed: int
     batch_size: int
     survivors: bool
+    precision: Precision
     snapshot: Snapshot
     report: Callable[[Progress], None]
     store: WorkStore | None
@@ -62,13 +67,16 @@ def run_attack(
     failed: Exception | None = None
     left = int((targets & ~work.attacked).sum())
     try:
-        for member in _members(name, attack, setting.seed, stage):
+        members = _members(name, attack, setting.seed, stage)
+        size = setting.batch_size if len(members) == 1 else _portion(setting)
+        for member in members:
             todo, total = member.todo(targets, work), member.total(targets, work)
             member.report(setting, targets, work, total)
-            for indices in torch.split(todo, member.batch_size(setting, len(todo))) if len(todo) else ():
+            for indices in torch.split(todo, size) if len(todo) else ():
                 started = time.monotonic()
+                caught = Caught(indices, partial(member.report, setting, targets, work, total))
                 try:
-                    _run_batch(setting, name, member, threat, indices, work)
+                    _run_batch(setting, name, member, threat, caught, work)
                 except Exception as error:
                     failed = error
                     break
@@ -108,24 +116,15 @@ class _Member:
         """The samples `[K]` that are its turn."""
         return (targets & ~work.attacked & (work.withstood == self.number)).nonzero().flatten()
 
-    def batch_size(self, setting: Setting, samples: int) -> int:
-        """How many samples at once: on a CPU fewer at a time where a member of an ensemble takes long for each.
-
-        A CPU gains nothing from more, and progress is told, and kept, after every batch.
-        """
-        if (self.number == 0 and self.last) or setting.device.type != "cpu":
-            return setting.batch_size
-        return min(setting.batch_size, max(_FEWEST, -(-samples // _PARTS)))
-
     def total(self, targets: Tensor, work: Work) -> int:
         """How many samples are its turn, those included that had it before an interruption."""
         if self.number == 0:
             return int(targets.sum())
         return len(self.todo(targets, work)) + self._standing(work)
 
-    def report(self, setting: Setting, targets: Tensor, work: Work, total: int) -> None:
-        """Tell how far it is."""
-        done = total - len(self.todo(targets, work))
+    def report(self, setting: Setting, targets: Tensor, work: Work, total: int, early: int = 0) -> None:
+        """Tell how far it is; `early` samples of the present batch are fooled already."""
+        done = total - len(self.todo(targets, work)) + early
         setting.report(Progress(self.stage, done, total, self._standing(work)))
 
     def _standing(self, work: Work) -> int:
@@ -142,21 +141,64 @@ def _members(name: str, attack: Attack, seed: int, stage: str) -> list[_Member]:
     ]
 
 
+def _portion(setting: Setting) -> int:
+    """How many samples a member of an ensemble takes at once: on a CPU fewer where it would be long about them.
+
+    A CPU gains little from more, once the network itself is what takes the time, and all that stand are kept, and
+    progress is told of them, after every batch.
+    """
+    if setting.device.type != "cpu":
+        return setting.batch_size
+    x = setting.samples.x[: min(_FEWEST, setting.batch_size)].to(setting.device)
+    logits_of(setting.model, x)  # the first run of a size is slower
+    started = time.perf_counter()
+    logits_of(setting.model, x)
+    seconds = max(time.perf_counter() - started, 1e-9) / len(x)  # for one run of one sample
+    return min(setting.batch_size, max(_FEWEST, int(_PORTION_SECONDS / (_PASSES * seconds))))
+
+
 def _run_batch(
-    setting: Setting, name: str, member: _Member, threat: Threat | None, indices: Tensor, work: Work
+    setting: Setting, name: str, member: _Member, threat: Threat | None, caught: Caught, work: Work
 ) -> None:
+    indices = caught.indices
     where = indices.to(setting.samples.x.device)
     x, y = setting.samples.x[where].to(setting.device), setting.samples.y[where].to(setting.device)
-    with torch.enable_grad():
-        x_adv = member.craft(setting.model, x.clone(), y.clone(), indices)
-    if work.problem is None and (found := problem(x_adv, x, threat)) is not None:
-        row, what = found
+    try:
+        x_adv, right = _attacked(setting, member, x, y, caught)
+    except BaseException:  # Ctrl-C most of all
+        with contextlib.suppress(Exception):
+            caught.keep(setting.model, x, y, threat, work)
+        raise
+    if work.problem is None and (broken := problem(x_adv, x, threat)) is not None:
+        row, what = broken
         work.problem = f"its point for sample {int(indices[row])} {what}"
-    right = correct(logits_of(setting.model, x_adv), y).cpu()
     if member.last:
-        work.add(indices, x_adv.cpu(), right, setting.survivors)
+        work.add(indices, x_adv.cpu(), right.cpu(), setting.survivors)
     else:
-        work.add_fooled(indices, x_adv.cpu(), right)
+        work.add_fooled(indices, x_adv.cpu(), right.cpu())
+
+
+def _attacked(
+    setting: Setting, member: _Member, x: Tensor, y: Tensor, caught: Caught
+) -> tuple[Tensor, Tensor]:
+    """The attack's points `[B, ...]` and which of them the model has right `[B]`."""
+    model, lent = setting.model, as_attacked(setting.model, setting.precision)
+
+    def craft(on: nn.Module, rows: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return member.craft(
+                on, x[rows].clone(), y[rows].clone(), caught.indices[rows.cpu()], caught.among(rows)
+            )
+
+    x_adv = craft(lent, torch.arange(len(x), device=x.device))
+    right = correct(logits_of(model, x_adv), y)
+    if lent is not model:
+        # Where the two do not agree the attack stopped too early: it goes on in full precision.
+        left = (right & ~correct(logits_of(lent, x_adv), y)).nonzero().squeeze(1)
+        if left.numel():
+            x_adv[left] = craft(model, left)
+            right[left] = correct(logits_of(model, x_adv[left]), y[left])
+    return x_adv, right
 
 
 def _key(setting: Setting, name: str, attack: Attack, threat: Threat | None, targets: Tensor) -> str | None:
@@ -172,5 +214,6 @@ def _key(setting: Setting, name: str, attack: Attack, threat: Threat | None, tar
             "seed": setting.seed,
             "targets": pack(targets),
             "survivors": setting.survivors,
+            **({} if setting.precision == "full" else {"precision": setting.precision}),
         }
     )

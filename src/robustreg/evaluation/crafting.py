@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustreg.points import Point, Steepest, draw_per_sample
+from robustreg.points import Found, Point, Steepest, draw_per_sample
 from robustreg.streams import content_key, derive_seed, global_seed
 from robustreg.threat import Threat
 
@@ -129,8 +129,12 @@ class Crafter:
         self._name, self._attack, self._seed = name, attack, seed
         self._takes_generator = not isinstance(attack, Point) and _takes(attack, "generator")
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, indices: Tensor) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, indices: Tensor, found: Found | None = None
+    ) -> Tensor:
         """Return the adversarial points for x `[B, ...]`, y `[B]`; `indices` `[B]` number the samples.
+
+        A long search of this library calls `found` with rows and points as soon as it has fooled the model there.
 
         Raises:
             TypeError: when the attack returns no tensor or one of another dtype.
@@ -142,7 +146,7 @@ class Crafter:
             # The generator is for what is no draw, such as random layers that stay active in eval mode.
             generator = torch.Generator().manual_seed(seed)
             noise = self._draws(self._attack, x, indices)
-            x_adv = self._attack(model, x, y, generator=generator, noise=noise)
+            x_adv = self._attack(model, x, y, generator=generator, noise=noise, found=found)
             return self._checked(x_adv, x)
         with global_seed(x.device, seed):
             if self._takes_generator:

@@ -15,6 +15,7 @@ from robustreg.evaluation.distances import Distances
 from robustreg.evaluation.intervals import wilson
 from robustreg.evaluation.packing import fractions, pack, unpack
 from robustreg.evaluation.per_class import ClassScore
+from robustreg.evaluation.reduced import Precision
 from robustreg.files import PathLike, read_json, write_json_atomic
 from robustreg.threat import Threat
 
@@ -164,6 +165,7 @@ class Evaluation:
         per_class: clean accuracy and worst case of each class that occurs.
         distances: how far away the nearest misclassified points are, one distribution an attack.
         sequential: each attack ran only on the samples still standing.
+        precision: what attacks ran the model in; verdicts are in full precision.
         complete: False when the run was interrupted and attacks or the curve are missing.
     """
 
@@ -177,6 +179,7 @@ class Evaluation:
     per_class: list[ClassScore] = field(default_factory=list)
     distances: list[Distances] = field(default_factory=list)
     sequential: bool = False
+    precision: Precision = "full"
     complete: bool = True
 
     @property
@@ -219,6 +222,8 @@ class Evaluation:
             notes.append(
                 "Each attack ran only on the samples still standing; its row is what was left after it."
             )
+        if self.precision != "full":
+            notes.append(f"Attacks ran in {self.precision}; every verdict was made in full precision.")
         if not self.complete:
             notes.append("The evaluation was interrupted before it was complete.")
         return notes
@@ -260,6 +265,7 @@ class Evaluation:
             "seed": self.seed,
             "threat": self.threat.to_dict(),
             "sequential": self.sequential,
+            "precision": self.precision,
             "complete": self.complete,
             "clean": self.clean.to_dict(),
             "attacks": [result.to_dict() for result in self.attacks],
@@ -294,6 +300,7 @@ class Evaluation:
                 per_class=[ClassScore.from_dict(row) for row in values.get("per_class", ())],
                 distances=[Distances.from_dict(row, n) for row in values.get("distances", ())],
                 sequential=bool(values["sequential"]),
+                precision=values.get("precision", "full"),
                 complete=bool(values["complete"]),
             )
         except (KeyError, TypeError, AttributeError) as error:

@@ -47,6 +47,7 @@ from robustreg.evaluation.predict import (
     warn_if_probabilities,
 )
 from robustreg.evaluation.progress import Progress, reporter
+from robustreg.evaluation.reduced import Precision, check_precision
 from robustreg.evaluation.results import AttackResult, CurvePoint, Evaluation, Score, worst_case
 from robustreg.evaluation.samples import check_labels, gather
 from robustreg.evaluation.work import Work, WorkStore
@@ -80,6 +81,7 @@ def evaluate(
     curve_samples: int | None = None,
     distances: Mapping[str, MinimalNorm] | Iterable[MinimalNorm] | MinimalNorm | None = None,
     distance_samples: int | None = None,
+    precision: Precision = "full",
     progress: bool | Callable[[Progress], object] | None = None,
 ) -> Evaluation:
     """Measure clean and robust accuracy, sample by sample.
@@ -114,6 +116,9 @@ def evaluate(
         distances: attacks of minimal norm (`FAB`, `DeepFool`, `CarliniWagner`) that tell how far away the nearest
             misclassified point of each sample is; only the norm and the box of their threats count.
         distance_samples: how many samples, drawn by `seed`, to measure distances on; all by default.
+        precision: what attacks run the model in: "full", its own, or "bf16", autocast to bfloat16. Clean accuracy and
+            every verdict are in full precision either way, and an attack that fooled the model in bfloat16 only goes
+            on in full precision.
         progress: True for bars with the time left, or a function called with a `Progress` after every batch.
 
     Returns:
@@ -129,6 +134,7 @@ def evaluate(
         raise TypeError(f"the threat must be a Threat(norm, eps), got {type(threat).__name__}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_precision(precision)
     samples = gather(data).as_model_takes(model)
     threat.check_input(samples.x)
     warn_if_it_covers_the_box(threat, samples.x)
@@ -152,6 +158,7 @@ def evaluate(
             seed=seed,
             batch_size=batch_size,
             survivors=survivors,
+            precision=precision,
             snapshot=Snapshot(model),
             report=report,
             store=None if folder is None else WorkStore(folder / "unfinished"),
@@ -300,6 +307,7 @@ class _Run:
             per_class=class_scores(self._setting.samples.y.cpu(), self._right, standing),
             distances=list(self._distances),
             sequential=self._sequential,
+            precision=self._setting.precision,
             complete=complete,
         )
 

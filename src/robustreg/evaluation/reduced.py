@@ -1,0 +1,40 @@
+"""Attacking a network in reduced precision, with every verdict made in full precision."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["full", "bf16"]
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError for a precision that attacks cannot be run in."""
+    if precision not in get_args(Precision):
+        raise ValueError(
+            f"precision must be one of {', '.join(map(repr, get_args(Precision)))}, got {precision!r}"
+        )
+
+
+class Reduced(nn.Module):
+    """A network whose runs are autocast to bfloat16; inputs, logits and gradients keep the dtype of the inputs.
+
+    What an attack finds on it is a point like any other, for which the network itself must be asked.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[B, C]` at x `[B, ...]`."""
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            logits: Tensor = self.model(x)
+        return logits.to(x.dtype)
+
+
+def as_attacked(model: nn.Module, precision: Precision) -> nn.Module:
+    """The model that attacks are run on: itself, or in reduced precision."""
+    return Reduced(model) if precision == "bf16" else model
