@@ -284,3 +284,43 @@ def test_a_network_that_withstands_one_step_only_is_not_sound(
     found = rr.audit(bent, test_samples, THREAT, checks=["single_step"])
     assert found.verdict != "sound", found.table()
     assert rr.audit(net, test_samples, THREAT, checks=["single_step"]).verdict == "sound"
+
+
+@pytest.mark.parametrize("defence", [None, "input_quantisation"])
+def test_no_call_sees_more_rows_than_a_batch_and_nothing_depends_on_it(
+    defence: str | None, trained: Trained, test_samples: Samples
+) -> None:
+    net = trained("pgd") if defence is None else planted(defence, trained("pgd"))
+    seen: list[int] = []
+
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            logits: Tensor = self.net(x)
+            return logits
+
+    whole = rr.audit(Counted(), test_samples, THREAT, samples=24)
+    assert max(seen) > 7
+    seen.clear()
+    parts = rr.audit(Counted(), test_samples, THREAT, samples=24, batch_size=7)
+    assert max(seen) == 7
+    assert parts.verdict == whole.verdict
+    for finding in whole.findings:
+        same = parts[finding.check]
+        assert same.concern == finding.concern, finding.check
+        if finding.value is None:
+            assert same.value is None
+        else:
+            assert same.value == pytest.approx(finding.value, rel=1e-3), finding.check
+
+
+def test_a_batch_needs_room_for_a_neighbour(trained: Trained, test_samples: Samples) -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        rr.audit(trained("plain"), test_samples, THREAT, batch_size=1)
+    net = planted("batch_dependent", trained("plain"))
+    found = rr.audit(net, test_samples, THREAT, batch_size=2, checks=["batch_mates"])
+    assert found["batch_mates"].concern == "suspicious"

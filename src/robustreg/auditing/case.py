@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustreg import numerics
 from robustreg.attacks import APGD, PGD, RS_FGSM
+from robustreg.evaluation.crafting import Crafter
 from robustreg.evaluation.predict import correct
 from robustreg.losses import Loss, labelled
 from robustreg.modes import running
@@ -70,14 +71,24 @@ class Case:
     Attributes:
         model: `[B, ...]` to logits `[B, C]`, lent as it is and put back by the audit.
         threat, seed, budget: of the audit.
+        batch_size: how many samples a call of the model sees at most; what is found does not depend on it.
         all_x, all_y: every sample, `[N, ...]` and `[N]`.
         x, y: those classified right, `[n, ...]` and `[n]`: what attacks start from.
     """
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, seed: int, budget: Budget
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        *,
+        seed: int,
+        budget: Budget,
+        batch_size: int,
     ) -> None:
         self.model, self.threat, self.seed, self.budget = model, threat, seed, budget
+        self.batch_size = batch_size
         self.all_x, self.all_y = x, y
         self.all_logits = self.logits(x)
         self.right = correct(self.all_logits, y)
@@ -90,11 +101,13 @@ class Case:
 
     # The network
 
-    def logits(self, x: Tensor, model: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Logits `[B, C]` in evaluation mode, without a graph."""
+    def logits(
+        self, x: Tensor, model: Callable[[Tensor], Tensor] | None = None, *, rows: int | None = None
+    ) -> Tensor:
+        """Logits `[B, C]` in evaluation mode, without a graph; `rows` in place of the batch size."""
         network = self.model if model is None else model
         with running(self.model, "eval"), torch.no_grad():
-            return network(x)
+            return torch.cat([network(part) for part in torch.split(x, rows or self.batch_size)])
 
     def gradient(
         self,
@@ -104,14 +117,20 @@ class Case:
         model: nn.Module | None = None,
     ) -> Tensor | None:
         """The input gradient `[B, ...]` of a loss in evaluation mode; None where there is no graph to the input."""
-        network = self.model if model is None else model
-        u = x.detach().clone().requires_grad_()
-        with running(network, "eval"), torch.enable_grad():
-            total = labelled(loss)(network(u), y).sum()
-            if not total.requires_grad:
+        network, parts = self.model if model is None else model, []
+        for part, labels in zip(
+            torch.split(x, self.batch_size), torch.split(y, self.batch_size), strict=True
+        ):
+            u = part.detach().clone().requires_grad_()
+            with running(network, "eval"), torch.enable_grad():
+                total = labelled(loss)(network(u), labels).sum()
+                if not total.requires_grad:
+                    return None
+                found: tuple[Tensor | None, ...] = torch.autograd.grad(total, u, allow_unused=True)
+            if found[0] is None:
                 return None
-            (g,) = torch.autograd.grad(total, u, allow_unused=True)
-        return None if g is None else g.detach()
+            parts.append(found[0].detach())
+        return torch.cat(parts)
 
     def losses(self, x: Tensor, y: Tensor, loss: str = "ce") -> Tensor:
         """A loss per sample `[B]`."""
@@ -166,8 +185,36 @@ class Case:
             self._outcomes[name] = self.attack(self._point(name), name)
         return self._outcomes[name]
 
+    def craft(
+        self,
+        point: Point,
+        x: Tensor,
+        y: Tensor,
+        *key: object,
+        model: nn.Module | None = None,
+        rows: int | None = None,
+    ) -> Tensor:
+        """The points `[B, ...]` that an attack finds from x, batch by batch.
+
+        Args:
+            point: the attack.
+            x, y: samples and labels.
+            key: names its random numbers, of which each sample has its own, whatever its batch.
+            model: another network to find the points on.
+            rows: samples at a time, in place of the batch size.
+        """
+        network = _InBatches(self.model if model is None else model, self.batch_size)
+        crafter = Crafter(" ".join(["audit", *map(str, key)]), point, self.seed)
+        numbers = torch.split(torch.arange(len(x)), rows or self.batch_size)
+        return torch.cat([crafter(network, x[part], y[part], part) for part in numbers])
+
     def attack(
-        self, point: Point, *key: object, model: nn.Module | None = None, among: Tensor | None = None
+        self,
+        point: Point,
+        *key: object,
+        model: nn.Module | None = None,
+        among: Tensor | None = None,
+        rows: int | None = None,
     ) -> Outcome:
         """Attack the right samples.
 
@@ -176,17 +223,14 @@ class Case:
             key: names its random numbers.
             model: another network to find the points on.
             among: which samples to attack, `[n]` bool; the others keep their place, and the time.
+            rows: samples at a time, in place of the batch size.
         """
         problem, points = None, self.x.clone()
         chosen = torch.ones_like(self.y, dtype=torch.bool) if among is None else among
         if not chosen.any():
             return self.outcome(points)
         try:
-            generator = torch.Generator(device=self.x.device).manual_seed(
-                derive_seed(self.seed, "audit", *key)
-            )
-            network = self.model if model is None else model
-            points[chosen] = point(network, self.x[chosen], self.y[chosen], generator=generator)
+            points[chosen] = self.craft(point, self.x[chosen], self.y[chosen], *key, model=model, rows=rows)
         except Exception as error:  # a gradient that raises is what some checks are looking for
             problem = f"{type(point).__name__} could not run: {error}"
         return self.outcome(points, problem)
@@ -223,6 +267,21 @@ class Case:
             "adaptive": lambda: adaptive(threat, budget.more_steps),
         }
         return points[name]()
+
+
+class _InBatches(nn.Module):
+    """A network that never sees more rows than `size`: Square asks for several points of a sample at once."""
+
+    def __init__(self, model: nn.Module, size: int) -> None:
+        super().__init__()
+        self.model, self.size = model, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, C]``."""
+        if len(x) <= self.size:
+            whole: Tensor = self.model(x)
+            return whole
+        return torch.cat([self.model(part) for part in torch.split(x, self.size)])
 
 
 def climb(

@@ -32,6 +32,7 @@ def audit(
     checks: Iterable[str] | None = None,
     seed: int = 0,
     samples: int | None = None,
+    batch_size: int = 256,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Audit:
@@ -47,6 +48,7 @@ def audit(
         checks: the names of those to run; all by default.
         seed: of everything random; the samples are drawn by it.
         samples: how many to look at; 128, or 512 if thorough.
+        batch_size: samples per call of the model, at most, from 2; what is found does not depend on it.
         device: where to compute; the model's by default.
         progress: told the check's title, its number and how many there are, before each.
 
@@ -62,6 +64,10 @@ def audit(
     unknown = [name for name in names if name not in CHECKS]
     if unknown:
         raise ValueError(f"there is no check {unknown[0]!r}; there are: {', '.join(CHECKS)}")
+    if batch_size < 2:
+        raise ValueError(
+            f"batch_size must be at least 2, so that samples can be looked at beside others, got {batch_size}"
+        )
     budget: Budget = THOROUGH if thorough else QUICK
     net = model if isinstance(model, nn.Module) else _Function(model)
     where = model_device(net) if device is None else torch.device(device)
@@ -81,11 +87,11 @@ def audit(
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(seed)
-        here = x.to(model_device(net))
+        here = x[:batch_size].to(model_device(net))
         check_labels(y, logits_of(net, here).shape[1])
         handed_over = as_handed_over(net, here)
         with as_found(net, where), torch.inference_mode(False):
-            case = Case(net, x, y, threat, seed=seed, budget=budget)
+            case = Case(net, x, y, threat, seed=seed, budget=budget, batch_size=batch_size)
             case.handed_over = handed_over
             _check_any_right(case)
             if "learnt" in names and case.one_class and bool(case.all_logits.isfinite().all()):

@@ -25,6 +25,9 @@ def audit(
         bool, typer.Option("--thorough", help="More samples, steps, restarts and queries.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=2, help="Samples per call of the network, at most.")
+    ] = 256,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -52,7 +55,9 @@ def audit(
         if setting.progress:
             typer.echo(f"[{number + 1}/{count}] {title}", err=True)
 
-    found = look(net, samples, built.threat, thorough=thorough, seed=seed, progress=tell)
+    found = look(
+        net, samples, built.threat, thorough=thorough, seed=seed, batch_size=batch_size, progress=tell
+    )
     folder = run / "audit" if out is None else out
     result = found.save(folder)
     screen.print(f"\n{found.table()}\n", markup=False)

@@ -18,6 +18,7 @@ in the middle the energy of the segment, on the right that of the worst point.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -213,6 +214,7 @@ def energies(
     mode: Mode = "eval",
     clip: Clip = "none",
     generator: torch.Generator | None = None,
+    noise: Mapping[Point, Tensor] | None = None,
 ) -> Energies:
     """The four energies of a model around a batch, as diagnostics: nothing is differentiated by the parameters.
 
@@ -228,6 +230,8 @@ def energies(
         mode: the mode in which the network is run.
         clip: whether points stay within the bounds.
         generator: source of randomness, moved by one draw; without it ``torch.initial_seed()`` decides.
+        noise: the draws of the points in the ball, ``Uniform(threat, number, clip=clip)`` with numbers from 0, where
+            they are made beforehand.
 
     Raises:
         ValueError: labels missing or of the wrong shape, inputs outside the threat's bounds or not finite.
@@ -240,7 +244,8 @@ def energies(
     ball = Energy(threat, "ball", 1, divergence, samples, clip=clip)
     last = along._end(threat)
     with out_of_inference(x, y) as (x, y):
-        probe = Probe(model, x, y, stream=Stream.from_generator(generator), threat=threat, attacking=True)
+        stream = Stream.from_generator(generator)
+        probe = Probe(model, x, y, stream=stream, threat=threat, noise=noise, attacking=True)
         probe.asking = "energies()"
 
         def look(point: Point) -> tuple[Tensor, Tensor]:

@@ -94,7 +94,12 @@ def averaged_attack(case: Case) -> Measured:
         return Measured("The model is not random, so there is nothing to average over.")
     judge = _Averaged(case.model, 2 * _CALLS)
     steps = min(case.budget.steps, 20)
-    averaged = case.attack(climb(case.threat, steps), "averaged", model=_Averaged(case.model, _CALLS))
+    averaged = case.attack(
+        climb(case.threat, steps),
+        "averaged",
+        model=_Averaged(case.model, _CALLS),
+        rows=max(case.batch_size // _CALLS, 1),  # one graph holds all calls
+    )
     plain = case.attack(climb(case.threat, steps), "single")
     standing = case.logits(case.x, judge).argmax(1) == case.y
     by_plain = standing & (case.logits(plain.points, judge).argmax(1) != case.y)
@@ -151,13 +156,14 @@ def attacked_alone(case: Case) -> Measured:
     if case.random_outputs or not bool(_company(case)[0].any()):
         return Measured("A sample's output does not depend on the batch, so there is nothing to compare.")
     n, rows = min(len(case.x), _ALONE), {}
-    alone = torch.cat([correct(case.logits(x), y) for x, y in _singly(case, n)])
+    x, y = case.x[:n], case.y[:n]
+    alone = correct(case.logits(x, rows=1), y)
     for scale in (0.25, 0.5, 1.0):
         attack = climb(case.threat.with_eps(scale * case.threat.eps), _STEPS)
         together = case.attack(attack, "together", scale).fooled[:n]
-        points = [attack(case.model, x, y, generator=case.generator("alone")) for x, y in _singly(case, n)]
-        fooled = [~correct(case.logits(z), y) for z, (_, y) in zip(points, _singly(case, n), strict=True)]
-        rows[f"{scale:g} eps"] = share((torch.cat(fooled) & ~together)[alone])
+        points = case.craft(attack, x, y, "together", scale, rows=1)  # from the same starts
+        fooled = ~correct(case.logits(points, rows=1), y)
+        rows[f"{scale:g} eps"] = share((fooled & ~together)[alone])
     worst = max(rows.values(), key=lambda e: e.low)
     return Measured(
         f"One at a time, attacks fool up to {worst.percent()} more of the samples.",
@@ -169,21 +175,19 @@ def attacked_alone(case: Case) -> Measured:
 
 def _company(case: Case) -> tuple[Tensor, Tensor]:
     """Whether other company changes the outputs and the classes of the first samples, two masks `[n]`."""
-    x, z = case.all_x[:64], case.logits(case.all_x[:64])
-    alone = torch.cat([case.logits(row) for row in torch.split(x[:16], 1)])
-    backwards = case.logits(x.flip(0)).flip(0)
-    beside = case.logits(torch.cat([x, case.noise(x, "mates")]))[: len(x)]
+    x, size = case.all_x[:64], case.batch_size // 2  # noise stands beside as many
+    z, alone, parts = case.logits(x, rows=size), case.logits(x[:16], rows=1), torch.split(x, size)
+    noise = torch.split(case.noise(x, "mates"), size)
+    backwards = torch.cat([case.logits(part.flip(0)).flip(0) for part in parts])
+    beside = torch.cat(
+        [case.logits(torch.cat([part, mates]))[: len(part)] for part, mates in zip(parts, noise, strict=True)]
+    )
     limit = 1e-3 * spread(case.all_logits)
     changed = ((backwards - z).abs().amax(1) > limit) | ((beside - z).abs().amax(1) > limit)
     classes = (backwards.argmax(1) != z.argmax(1)) | (beside.argmax(1) != z.argmax(1))
     changed[: len(alone)] |= (alone - z[: len(alone)]).abs().amax(1) > limit
     classes[: len(alone)] |= alone.argmax(1) != z[: len(alone)].argmax(1)
     return changed, classes
-
-
-def _singly(case: Case, n: int) -> list[tuple[Tensor, Tensor]]:
-    """The first right samples as batches of one."""
-    return list(zip(torch.split(case.x[:n], 1), torch.split(case.y[:n], 1), strict=True))
 
 
 class _Averaged(nn.Module):

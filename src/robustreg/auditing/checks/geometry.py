@@ -6,6 +6,8 @@ verdict alone, but for the one that is a contradiction: an attack's step after w
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 from torch import Tensor
 
@@ -16,9 +18,11 @@ from robustreg.auditing.case import Case
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.finding import Concern
 from robustreg.auditing.statistics import mean, median, share
-from robustreg.penalties.energy import energies
+from robustreg.penalties.energy import Energies, energies
+from robustreg.points import Uniform
 
 _ALIGNED, _LINEAR, _ABNORMAL, _CURVED, _GRID = 0.2, 1.0, 0.2, 10.0, 21
+_DRAWS = 4  # in the ball, for its energy
 _NO_DECISION = "; informs only, because sound models that are not robust are rugged too"
 
 
@@ -166,10 +170,7 @@ def curvature(case: Case) -> Measured:
 )
 def energy(case: Case) -> Measured:
     """The four energies, means over the right samples."""
-    threat = case.threat
-    found = energies(
-        case.model, case.x, case.y, threat, samples=4, iterations=1, generator=case.generator("energy")
-    )
+    found = _energies(case)
     worst = mean(found.worst, case.seed)
     parts = ", ".join(f"{name} {value:.3g}" for name, value in found.means().items())
     rows = {name: mean(getattr(found, name), case.seed) for name in found.means()}
@@ -203,6 +204,26 @@ def surface(case: Case) -> Measured:
         f"The loss runs from {float(values.min()):.3g} to {float(values.max()):.3g}.",
         plot=plots.surface("random direction, in eps", "gradient, in eps", values),
     )
+
+
+def _energies(case: Case) -> Energies:
+    """The energies at the right samples, batch by batch, each sample with draws of its own."""
+    in_ball = [Uniform(case.threat, number, clip="none") for number in range(_DRAWS)]
+    draws = {point: case.threat.random(case.x, case.generator("energy", point.number)) for point in in_ball}
+    parts = [
+        energies(
+            case.model,
+            case.x[rows],
+            case.y[rows],
+            case.threat,
+            samples=_DRAWS,
+            iterations=1,
+            generator=case.generator("energy"),
+            noise={point: draw[rows] for point, draw in draws.items()},
+        )
+        for rows in torch.split(torch.arange(len(case.x)), case.batch_size)
+    ]
+    return Energies(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Energies)))
 
 
 def _aligned(case: Case, elsewhere: Tensor) -> Measured:

@@ -193,7 +193,7 @@ def blocking_layers(case: Case) -> list[tuple[str, nn.Module]]:
     for name, module in case.model.named_modules():
         if name and not any(True for _ in module.children()) and not _is_torch(module):
             seen = _inputs_of(case, module)
-            if seen is not None and _blocks(module, seen):
+            if seen and all(_blocks(module, inputs) for inputs in seen):
                 blocking.append((name, module))
     return blocking
 
@@ -240,19 +240,24 @@ def _is_torch(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn")
 
 
-def _inputs_of(case: Case, module: nn.Module) -> Tensor | None:
+def _inputs_of(case: Case, module: nn.Module) -> list[Tensor]:
+    """What a module is given first, for the first samples, batch by batch."""
     seen: list[Tensor] = []
 
     def look(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         if len(inputs) == 1 and isinstance(inputs[0], Tensor) and inputs[0].is_floating_point():
             seen.append(inputs[0].detach())
 
+    first: list[Tensor] = []
     handle = module.register_forward_pre_hook(look)
     try:
-        case.logits(case.x[:16])
+        for part in torch.split(case.x[:16], case.batch_size):
+            seen.clear()
+            case.logits(part)
+            first += seen[:1]
     finally:
         handle.remove()
-    return seen[0] if seen else None
+    return first
 
 
 def _blocks(module: nn.Module, seen: Tensor) -> bool:

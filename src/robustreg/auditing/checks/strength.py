@@ -75,7 +75,7 @@ def label_leaking(case: Case) -> Measured:
     accuracies = {"clean": share(case.right)}
     for scale in (1.0, 0.5):
         attack = Steepest(case.threat, CLEAN, scale, clip="threat")
-        points = attack(case.model, case.all_x, case.all_y, generator=case.generator("leaking"))
+        points = case.craft(attack, case.all_x, case.all_y, "leaking", scale)
         right = correct(case.logits(points), case.all_y)
         accuracies[f"FGSM at {scale:g} eps"] = share(right)
         found = share(right[right != case.right])
