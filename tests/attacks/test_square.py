@@ -14,6 +14,7 @@ import robustreg as rr
 from robustreg import numerics
 from robustreg.attacks import square
 from robustreg.attacks.row_numbers import words
+from robustreg.attacks.square import _TOGETHER
 from robustreg.attacks.square_moves import Bumps, Corners, window
 from robustreg.points import draw_per_sample
 
@@ -126,7 +127,7 @@ def test_every_query_lies_in_the_threat(threat: rr.Threat, images: Any) -> None:
 
     rr.Square(threat, queries=100)(watched, x[:1], y[:1])
     assert len(torch.cat(seen)) > 40
-    assert threat.norm == math.inf or len(seen) == 101  # the sample itself, too
+    assert threat.norm == math.inf or len(torch.cat(seen)) > 100  # the sample itself, too
     points = torch.cat(seen)
     assert threat.contains(points, x[:1].expand_as(points)).all()
     lengths = threat.length(points[1:] - x[:1])
@@ -166,11 +167,12 @@ def test_fooled_samples_leave(images: Any) -> None:
         return net(u)
 
     found = rr.Square(THREATS["l2"], queries=200, restarts=2)(watched, x, y)
-    assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 30
     assert sizes[1] == 29  # one is wrong as it is
     assert torch.equal(found[3], x[3])
-    assert sizes[-1] == int((~wrong(net, found, y)).sum())
+    right = int((~wrong(net, found, y)).sum())
+    assert sizes[-1] <= right * (_TOGETHER // right)
+    assert sum(sizes) < 1.3 * (29 * 200 + right * 200), "several queries at once are seldom in vain"
 
 
 def test_queries_are_what_it_costs() -> None:
@@ -186,7 +188,9 @@ def test_queries_are_what_it_costs() -> None:
     assert torch.equal(found, x)  # a constant network: no query was better
     runs.clear()
     rr.Square(THREATS["l2"], queries=25, restarts=2)(right, x, torch.zeros(3, dtype=torch.long))
-    assert runs == [3] * (1 + 2 * 25)
+    assert runs[0] == 3
+    assert sum(runs) == 3 * (1 + 2 * 25), "no query is better, so none is asked twice"
+    assert len(runs) < 2 * 25, "several are asked at once"
 
 
 @pytest.mark.parametrize("together", [1, 64])

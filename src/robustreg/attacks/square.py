@@ -20,7 +20,6 @@ from robustreg.threat import Threat
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, for 10,000 queries
 _AT_ONCE = 256  # queries whose random numbers are made together
 _TOGETHER = 256  # points for a run of the network where few samples are left, each with several queries
-_LOOK_EVERY = 8  # queries on a device that the host would have to wait for
 
 
 @dataclass(frozen=True)
@@ -126,20 +125,48 @@ class _Search:
         self._standing = walk.rows[~walk.fooled]
 
     def _walk_all(self, walk: _Walk, restart: int) -> None:
-        """Every query of every sample."""
-        last = self._attack.queries - 1
-        for query in range(last):
-            if query % _AT_ONCE == 0:
-                numbers = self._numbers(walk, restart, query)
-            if self._due(walk.fooled, query):
-                stay = ~walk.fooled
-                self._leave_out(walk, stay)
-                numbers = numbers[stay]
-                if walk.rows.numel() == 0:
-                    break
-            size = window(self._attack.share(query), self._image, self._moves.least)
-            trial = self._moves.step(walk.z, walk.frame, size, numbers[:, query % _AT_ONCE])
-            walk.take(trial, *self._query(trial, walk.rows, restart, 1 + query))
+        """Every query of every sample, in stretches of one size of window.
+
+        A query that is turned down changes nothing, and most are: each sample is asked several at once where few are
+        left, goes to the first that is better, and is asked again what came after it.
+        """
+        for first, end in self._stretches():
+            self._leave_out(walk, ~walk.fooled)
+            if walk.rows.numel() == 0:
+                break
+            size = window(self._attack.share(first), self._image, self._moves.least)
+            self._walk_stretch(walk, size, self._numbers(walk, restart, first, end), restart, first)
+
+    def _walk_stretch(
+        self, walk: _Walk, size: tuple[int, int], numbers: Tensor, restart: int, first: int
+    ) -> None:
+        count, turn = numbers.shape[1], 0
+        done = torch.zeros_like(walk.rows)  # how many of the stretch's queries a sample is through with
+        while True:
+            walking = ((done < count) & ~walk.fooled).nonzero().squeeze(1)
+            if walking.numel() == 0:
+                return
+            some = torch.arange(max(_TOGETHER // walking.numel(), 1), device=done.device)
+            number = done[walking].unsqueeze(1) + some
+            asked = (number < count).flatten()
+            number, at = number.flatten()[asked], walking.repeat_interleave(some.numel())[asked]
+            frame = tuple(v[at] for v in walk.frame)
+            trial = self._moves.step(walk.z[at], frame, size, numbers[at, number])
+            losses, wrong = self._query(trial, walk.rows[at], restart, 1 + first, turn)
+            taken = walk.first(at, (losses > walk.best[at]) | wrong)
+            done.scatter_reduce_(0, at, number + 1, "amax")
+            moved = at[taken]
+            walk.z[moved], walk.best[moved], walk.fooled[moved] = trial[taken], losses[taken], wrong[taken]
+            done[moved] = number[taken] + 1
+            turn += 1
+
+    def _stretches(self) -> list[tuple[int, int]]:
+        """The queries from where to where whose windows are of one size; not too many for their random numbers."""
+        last, starts = self._attack.queries - 1, [0]
+        for query in range(1, last):
+            if query - starts[-1] == _AT_ONCE or self._attack.share(query) != self._attack.share(starts[-1]):
+                starts.append(query)
+        return list(zip(starts, [*starts[1:], last], strict=True)) if last else []
 
     def _walk_corners(self, walk: _Walk, restart: int) -> None:
         """The queries that lead to new points, each sample at its own."""
@@ -155,7 +182,8 @@ class _Search:
             count = min(_AT_ONCE, last - query)
             shares = (self._attack.share(query + i) for i in range(count))
             corners.plan(
-                [window(share, self._image, 1) for share in shares], self._numbers(walk, restart, query)
+                [window(share, self._image, 1) for share in shares],
+                self._numbers(walk, restart, query, query + count),
             )
             turn = 0
             while True:
@@ -169,20 +197,15 @@ class _Search:
                 turn += 1
             walk.z = corners.z
 
-    def _numbers(self, walk: _Walk, restart: int, query: int) -> Tensor:
-        """Random words ``[b, K, count]`` for the queries from this one on."""
+    def _numbers(self, walk: _Walk, restart: int, first: int, end: int) -> Tensor:
+        """Random words ``[b, K, count]`` for the queries from ``first`` to before ``end``."""
         count = self._moves.step_words(self._image[0])
-        return words(walk.keys, restart, 1 + query, min(_AT_ONCE, self._attack.queries - 1 - query), count)
+        return words(walk.keys, restart, 1 + first, end - first, count)
 
     def _leave_out(self, walk: _Walk, stay: Tensor) -> None:
-        self._keep(walk)
-        walk.keep(stay)
-
-    def _due(self, fooled: Tensor, query: int) -> bool:
-        """Whether to take the fooled rows out: looking makes the host wait for the device, so not at every query."""
-        if fooled.device.type == "cpu":
-            return bool(fooled.any())
-        return query % _LOOK_EVERY == 0 and bool(fooled.any())
+        if not stay.all():
+            self._keep(walk)
+            walk.keep(stay)
 
     def _query(self, z: Tensor, rows: Tensor, *key: object) -> tuple[Tensor, Tensor]:
         """The losses ``[b]`` and which rows are misclassified ``[b]``; none in a search that nobody leaves."""
@@ -227,12 +250,12 @@ class _Walk:
         self.best, self.fooled = self.best[stay], self.fooled[stay]
         self.frame = tuple(v[stay] for v in self.frame)
 
-    def take(self, trial: Tensor, losses: Tensor, wrong: Tensor) -> None:
-        """Take the trials ``[b, C, H, W]`` that are better, or wrong."""
-        better = ((losses > self.best) | wrong) & ~self.fooled
-        self.best = torch.where(better, losses, self.best)
-        self.z = torch.where(better[:, None, None, None], trial, self.z)
-        self.fooled = self.fooled | wrong
+    def first(self, at: Tensor, better: Tensor) -> Tensor:
+        """The places among ``at [m]`` of the first that is ``better [m]`` of each row, for rows that have one."""
+        count = at.shape[0]
+        order = torch.where(better, torch.arange(count, device=at.device), count)
+        first = torch.full_like(self.rows, count).scatter_reduce(0, at, order, "amin")
+        return first[first < count]
 
 
 def _image(shape: torch.Size) -> torch.Size:

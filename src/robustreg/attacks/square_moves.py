@@ -159,7 +159,7 @@ class Bumps:
     def _within(self, x: Tensor, delta: Tensor) -> Tensor:
         if self.threat.norm == 1:
             return project_l1_in_box(delta, x, self.threat)
-        length = self.threat.length(delta)
+        length = _power(delta, 2).sum((1, 2, 3)).sqrt()
         stretch = torch.where(length > 0, self.threat.eps / torch.where(length > 0, length, 1.0), 0.0)
         return self.threat.clip(x + delta * stretch.to(x.dtype)[:, None, None, None])
 

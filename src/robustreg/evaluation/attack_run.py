@@ -18,7 +18,7 @@ from robustreg.evaluation.hashes import json_sha256
 from robustreg.evaluation.packing import pack
 from robustreg.evaluation.predict import Snapshot, correct, logits_of
 from robustreg.evaluation.progress import Progress
-from robustreg.evaluation.reduced import Precision, as_attacked
+from robustreg.evaluation.reduced import Precision, as_attacked, lost_in_rounding
 from robustreg.evaluation.samples import Samples
 from robustreg.evaluation.work import Work, WorkStore
 from robustreg.threat import Threat
@@ -191,10 +191,10 @@ def _attacked(
             )
 
     x_adv = craft(lent, torch.arange(len(x), device=x.device))
-    right = correct(logits_of(model, x_adv), y)
+    logits = logits_of(model, x_adv)
+    right = correct(logits, y)
     if lent is not model:
-        # Where the two do not agree the attack stopped too early: it goes on in full precision.
-        left = (right & ~correct(logits_of(lent, x_adv), y)).nonzero().squeeze(1)
+        left = (right & lost_in_rounding(logits, logits_of(lent, x_adv), y)).nonzero().squeeze(1)
         if left.numel():
             x_adv[left] = craft(model, left)
             right[left] = correct(logits_of(model, x_adv[left]), y[left])

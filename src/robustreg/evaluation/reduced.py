@@ -7,7 +7,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from robustreg import numerics
+
 Precision = Literal["full", "bf16"]
+
+_CLOSE = 4.0
+"""So many rounding errors from the boundary an attack goes on in full precision. On small networks for MNIST and digits
+all samples that attacks lost to rounding were within 2.3, and of those that rightly stand hardly one within 4."""
 
 
 def check_precision(precision: str) -> None:
@@ -38,3 +44,16 @@ class Reduced(nn.Module):
 def as_attacked(model: nn.Module, precision: Precision) -> nn.Module:
     """The model that attacks are run on: itself, or in reduced precision."""
     return Reduced(model) if precision == "bf16" else model
+
+
+def lost_in_rounding(logits: Tensor, reduced: Tensor, y: Tensor) -> Tensor:
+    """Where an attack may have failed for its precision, `[B]` bool: its point is as close to the boundary as rounding
+    lets it see, or beyond it in reduced precision only.
+
+    Args:
+        logits: of the attack's points `[B, C]`, in full precision.
+        reduced: the same in reduced precision.
+        y: labels `[B]`.
+    """
+    error = (logits - reduced).abs().amax(1)
+    return numerics.margin(logits, y) < _CLOSE * error
