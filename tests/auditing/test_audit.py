@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +46,7 @@ DIRECT = {  # the checks that must see a defence by what it is, whatever else is
 
 # what finds nothing to measure on a network that is neither random nor blocked nor dependent on its batch
 NOTHING_TO_DRAW = {
-    "training_layers", "averaged_attack", "straight_through", "attacked_alone", "repaired_outputs", "evidence",
-    "learnt",
+    "training_layers", "averaged_attack", "straight_through", "attacked_alone", "repaired_outputs",
 }  # fmt: skip
 
 
@@ -81,6 +81,11 @@ def test_a_sound_model_is_not_accused(method: str, trained: Trained, test_sample
     undrawn = {finding.check for finding in found.findings if finding.plot is None}
     assert undrawn == NOTHING_TO_DRAW, "a check measured something and drew nothing"
     assert found["worst_case"].measured.count("%") >= 3
+    for finding in found.findings:
+        assert finding.source, finding.check
+        assert finding.meaning, finding.check
+        unmeasured = NOTHING_TO_DRAW | {"surface"}  # a picture to be looked at, without a number
+        assert (finding.value is None) == (finding.check in unmeasured), finding.check
 
 
 def test_the_gradients_of_a_linear_model_are_exact() -> None:
@@ -324,3 +329,65 @@ def test_a_batch_needs_room_for_a_neighbour(trained: Trained, test_samples: Samp
     net = planted("batch_dependent", trained("plain"))
     found = rr.audit(net, test_samples, THREAT, batch_size=2, checks=["batch_mates"])
     assert found["batch_mates"].concern == "suspicious"
+
+
+class _Lent(nn.Module):
+    """The outputs of one network with the gradients of another."""
+
+    def __init__(self, net: nn.Module, lender: nn.Module) -> None:
+        super().__init__()
+        self.net, self.lender = net, lender
+
+    def forward(self, x: Tensor) -> Tensor:
+        lent: Tensor = self.lender(x)
+        return self.net(x).detach() + lent - lent.detach()
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_the_gradient_of_another_network_is_not_taken_for_the_model_s(
+    as_function: bool, trained: Trained, test_samples: Samples
+) -> None:
+    """It predicts about what a step along it does, and an attack by it succeeds now and then."""
+    model = _Lent(trained("plain"), trained("trades"))
+    checks = ["true_gradient"]
+    found = rr.audit((lambda x: model(x)) if as_function else model, test_samples, THREAT, checks=checks)
+    assert found.verdict == "masked", found.table()
+    honest = rr.audit(lambda x: trained("plain")(x), test_samples, THREAT, checks=checks)
+    assert honest.verdict == "sound", honest.table()
+
+
+def test_kinks_at_the_samples_are_no_wrong_gradient(trained: Trained, test_samples: Samples) -> None:
+    """Neighbouring pixels of the same value tie for a maximum; nearby they do not."""
+    pooled = nn.Sequential(nn.MaxPool2d(3, 1, 1), trained("pgd"))
+    found = rr.audit(pooled, test_samples, THREAT, checks=["true_gradient"])
+    assert found.verdict == "sound", found.table()
+
+
+def test_a_network_that_cannot_run_in_float64_is_looked_at_as_it_is(
+    trained: Trained, test_samples: Samples
+) -> None:
+    """bfloat16 rounds away what small differences could show, and is not accused of it."""
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = copy.deepcopy(trained("plain")).bfloat16()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x.bfloat16()).float()
+            return logits
+
+    found = rr.audit(Half(), test_samples, THREAT, checks=["true_gradient", "zero_gradients"])
+    assert not [finding for finding in found.findings if finding.failed]
+    assert found.verdict == "sound", found.table()
+
+
+def test_small_logits_are_told_of_and_not_accused(trained: Trained, test_samples: Samples) -> None:
+    """Cross-entropy of nearly equal probabilities is a poor guide to the next class; the gradients are honest."""
+    net = trained("plain")
+    checks = ["loss_scale", "worst_case"]
+    found = rr.audit(lambda x: 1e-3 * net(x), test_samples, THREAT, checks=checks)
+    assert found.verdict == "sound", found.table()
+    assert found["loss_scale"].concern == "notice"
+    assert found["worst_case"].concern == "notice"
+    assert rr.audit(lambda x: 1e4 * net(x), test_samples, THREAT, checks=checks).verdict == "masked"

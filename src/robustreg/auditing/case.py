@@ -132,9 +132,9 @@ class Case:
             parts.append(found[0].detach())
         return torch.cat(parts)
 
-    def losses(self, x: Tensor, y: Tensor, loss: str = "ce") -> Tensor:
+    def losses(self, x: Tensor, y: Tensor, loss: str = "ce", model: nn.Module | None = None) -> Tensor:
         """A loss per sample `[B]`."""
-        return labelled(loss)(self.logits(x), y)
+        return labelled(loss)(self.logits(x, model), y)
 
     def generator(self, *key: object) -> torch.Generator:
         """Random numbers of a check's own, by the audit's seed; on the CPU, so that devices agree."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,13 +13,12 @@ from robustreg import numerics
 from robustreg.auditing import plots
 from robustreg.auditing.case import Case, climb
 from robustreg.auditing.checking import Measured, check, graded
+from robustreg.auditing.slopes import STEP, dishonest, in_float64, inside, useless, width
 from robustreg.auditing.statistics import Estimate, share
 from robustreg.modes import running
-from robustreg.threat import Threat
 
-_ZERO, _ZERO_MASKED, _TINY = 0.05, 0.5, 1e-20
-_WRONG, _WRONG_MASKED, _OFF = 0.25, 0.6, 0.5
-_STEP = 1e-3  # of the finite differences and of the small perturbation, in units of the box's width
+_ZERO, _ZERO_MASKED = 0.05, 0.5
+_WRONG, _WRONG_MASKED = 0.25, 0.6
 _FLAT, _FLAT_MASKED, _HELPS = 0.5, 0.9, 0.05
 
 
@@ -47,16 +44,16 @@ def zero_gradients(case: Case) -> Measured:
         return Measured(
             "The output is not connected to the input: there is no gradient at all.", "masked", found
         )
-    found = share(_useless(g))
+    found = share(useless(g))
     by_dtype = {str(g.dtype).removeprefix("torch."): g}
-    double = in_float64(case.model)
+    double = in_float64(case)
     if double is not None and g.dtype != torch.float64:
         wide = case.gradient(case.x.double(), case.y, model=double)
         by_dtype |= {"float64": wide} if wide is not None else {}
-    useless = ", ".join(f"{share(_useless(rows)).percent()} in {name}" for name, rows in by_dtype.items())
+    said = ", ".join(f"{share(useless(rows)).percent()} in {name}" for name, rows in by_dtype.items())
     sizes = {name: numerics.flatten(rows).abs().amax(1) for name, rows in by_dtype.items()}
     return Measured(
-        f"Useless gradients: {useless}.",
+        f"Useless gradients: {said}.",
         graded(found, _ZERO, _ZERO_MASKED),
         found,
         plots.histogram("largest entry of a sample's gradient", sizes, log=True),
@@ -69,54 +66,33 @@ def zero_gradients(case: Case) -> Measured:
     fine="The gradient predicts how the output really changes.",
     bad="The gradient that the model reports is not the slope of what it computes: a step along it changes the "
     "output otherwise than it says. Attacks that trust it are led astray.",
-    advice="Look for rounding, hand-written backward passes, stop-gradients and non-differentiable preprocessing; "
-    "attack without gradients, or with the layer replaced (BPDA).",
-    source="definition of the gradient; Athalye et al. 2018, shattered gradients; thresholds ours, against sound "
-    "models in results/audit_confusion",
+    advice="Look in the model's forward pass for what breaks the gradient: rounding, argmax, detach, no_grad, a hook, "
+    "a hand-written autograd.Function. Take it out, or make it smooth on the way back (BPDA). Until then measure with "
+    "an attack that needs no gradients (Square).",
+    source="definition of the gradient; Athalye et al. 2018, shattered gradients. A sample counts if the gradient is "
+    "off by more than half over a step of a thousandth of the box, or by a tenth over a far smaller one on which the "
+    "margin is straight; thresholds ours, against sound models in results/audit_confusion",
     weight=90,
     threshold=_WRONG,
     decisive=_WRONG_MASKED,
 )
 def true_gradient(case: Case) -> Measured:
-    """Central differences of the margin along its own steepest direction, as a ratio to what the gradient says."""
+    """Central differences of the margin, along its steepest and along random directions, against the gradient."""
     if case.random_outputs:
         return Measured("The model is random, so differences say nothing.")
-    step = _STEP * width(case.threat, case.x)
-    model, x = case.model, case.x
-    if (double := in_float64(case.model)) is not None:
-        model, x = double, case.x.double()
-    x = _inside(x, case.threat, step)
-    y = case.y
-    predicted_ = case.gradient(x, y, "margin", model)
-    if predicted_ is None:
+    double = in_float64(case)
+    # where attacks start, and where they have come to: a gradient may be honest at one of them only
+    wrong, slopes = dishonest(case, case.x, double)
+    if slopes is None:
         return Measured("There is no gradient to compare with.", "masked", Estimate(1.0, 1.0, 1.0))
-    ratios = []
-    generator = case.generator("true gradient")
-    for direction in (
-        Threat("linf", step, None).steepest(predicted_),
-        torch.randn(x.shape, generator=generator).to(x) * step,
-    ):
-        said = (numerics.flatten(predicted_) * numerics.flatten(direction)).sum(1)
-        up, down = (
-            -numerics.margin(case.logits(x + sign * direction, model), y).to(said) for sign in (1, -1)
-        )
-        ratios.append(((up - down) / 2, said))
-    # a flat place is no wrong gradient: where neither moves, beyond rounding, there is nothing to compare
-    scale = case.logits(x, model).abs().amax(1).to(predicted_)
-    rounding = 100 * torch.finfo(predicted_.dtype).eps * scale
-    wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    for i, (real, said) in enumerate(ratios):
-        off = (real - said).abs() > _OFF * torch.maximum(real.abs(), said.abs())
-        off &= torch.maximum(real.abs(), said.abs()) > rounding
-        off |= ~real.isfinite() | ~said.isfinite()
-        wrong |= off if i == 0 else off & ((real - said).abs() > 0.5 * ratios[0][1].abs().to(real) + rounding)
-    flat = (_useless(predicted_)) & (_moved(case, x, model, step) > rounding)
-    found = share(wrong | flat)
+    there, _ = dishonest(case, case.attacked("pgd").points, double)
+    found = share(wrong | there)
     return Measured(
-        f"For {found.percent()} of the samples the gradient is off by more than half.",
+        f"For {found.percent()} of the samples the gradient is not the slope that small steps measure, there or where "
+        "the attack ends.",
         graded(found, _WRONG, _WRONG_MASKED),
         found,
-        plots.scatter("change that the gradient predicts", "change measured", ratios[0][1], ratios[0][0]),
+        plots.scatter("change that the gradient predicts", "change measured", slopes.said[0], slopes.real[0]),
     )
 
 
@@ -137,8 +113,8 @@ def flat_steps(case: Case) -> Measured:
     """Outputs that stay the same to the bit when every input value moves by a thousandth of the box."""
     if case.random_outputs:
         return Measured("The model is random, so every call differs.")
-    step = _STEP * width(case.threat, case.x)
-    x = _inside(case.x, case.threat, step)
+    step = STEP * width(case.threat, case.x)
+    x = inside(case.x, case.threat, step)
     signs = torch.randint(0, 2, x.shape, generator=case.generator("steps")).to(x) * 2 - 1
     here = case.logits(x)
     sizes = [step * factor for factor in (0.1, 1.0, 10.0, 100.0)]
@@ -159,9 +135,10 @@ def flat_steps(case: Case) -> Measured:
     "straight_through",
     "Attack through layers that block gradients (BPDA)",
     fine="No layer blocks the gradient, or going through it does not help an attack.",
-    bad="An attack that treats a blocking layer as the identity on the way back succeeds where the plain one fails: "
-    "the layer hides the weakness and does not remove it.",
-    advice="Take the layer away, or report the accuracy under an attack that goes through it: it is no defence.",
+    bad="A layer of the model gives attacks no gradient, such as one that rounds. An attack that skips this layer when "
+    "it follows the gradient succeeds where the plain one fails: the layer hides the weakness and does not remove it.",
+    advice="Take the layer away and audit again, or report the accuracy under an attack that goes through it: it is no "
+    "defence.",
     source="Athalye et al. 2018, backward pass differentiable approximation; threshold ours",
     weight=88,
     threshold=_HELPS,
@@ -196,43 +173,6 @@ def blocking_layers(case: Case) -> list[tuple[str, nn.Module]]:
             if seen and all(_blocks(module, inputs) for inputs in seen):
                 blocking.append((name, module))
     return blocking
-
-
-def in_float64(model: nn.Module) -> nn.Module | None:
-    """A copy of the model in float64, None where it cannot be copied or has no parameters to convert."""
-    if not any(p.is_floating_point() for p in model.parameters()):
-        return None
-    with suppress(Exception):  # a stranger's module may refuse to be copied
-        return copy.deepcopy(model).double()
-    return None
-
-
-def width(threat: Threat, x: Tensor) -> float:
-    """The width of the box of valid inputs; without a finite one the range of the samples."""
-    if threat.bounds is not None:
-        sides = [float(torch.as_tensor(side).double().max()) for side in threat.bounds]
-        if math.isfinite(sides[1] - sides[0]) and sides[1] > sides[0]:
-            return sides[1] - sides[0]
-    return max(float(x.max() - x.min()), 1e-6)
-
-
-def _inside(x: Tensor, threat: Threat, step: float) -> Tensor:
-    """The samples moved away from the sides of the box, where a model may clip."""
-    inner = threat.clip(x + 2 * step) - 2 * step
-    return threat.clip(inner - 2 * step) + 2 * step
-
-
-def _moved(case: Case, x: Tensor, model: nn.Module, step: float) -> Tensor:
-    """How far the logits move for a random change a hundred times the small step, at most the threat's."""
-    far = min(100 * step, max(case.threat.eps, step))
-    signs = torch.randint(0, 2, x.shape, generator=case.generator("moved")).to(x) * 2 - 1
-    return (case.logits(case.threat.clip(x + far * signs), model) - case.logits(x, model)).abs().amax(1)
-
-
-def _useless(g: Tensor) -> Tensor:
-    """Rows that are zero, tiny or not finite, `[B]`."""
-    rows = numerics.flatten(g)
-    return ~rows.isfinite().all(1) | ~(rows.abs().amax(1) > _TINY)
 
 
 def _is_torch(module: nn.Module) -> bool:

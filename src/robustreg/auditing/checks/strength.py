@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustreg.auditing import plots
 from robustreg.auditing.case import Case, Outcome, climb, spread
 from robustreg.auditing.checking import Measured, check, graded
-from robustreg.auditing.checks.gradients import width
+from robustreg.auditing.slopes import width
 from robustreg.auditing.statistics import Estimate, share
 from robustreg.evaluation.predict import correct
 from robustreg.points import CLEAN, Steepest
@@ -20,6 +20,7 @@ _GAP, _GAP_MASKED = 0.3, 0.5
 _MORE, _MORE_MASKED, _LOSS, _LOSS_MASKED = 0.10, 0.3, 0.15, 0.3
 _RANDOM = "The model is random, so comparing single attacks says nothing; see the averaging attack."
 _FULL, _FULL_MASKED, _RISE, _FALL = 0.05, 0.2, 0.10, 0.25
+_SPREAD = 10.0  # of logits over the classes: wide enough for cross-entropy to aim, and far from saturation
 
 
 @check(
@@ -121,11 +122,13 @@ def more_effort(case: Case) -> Measured:
     "loss_scale",
     "Another loss, rescaled logits",
     fine="Attacks find the same whatever the scale of the logits.",
-    bad="An attack succeeds as soon as it looks at the margin or at rescaled logits. The model's outputs are so "
-    "large that the usual loss is flat in the computer's arithmetic, which hides its weakness and removes nothing.",
+    bad="An attack succeeds as soon as it looks at the margin or at rescaled logits. Very large outputs leave the "
+    "usual loss flat in the computer's arithmetic; very small ones let it push away from the right class "
+    "without aiming at another. Either way the weakness is there, and the usual attack misses it.",
     advice="Evaluate with losses that do not depend on the scale (margin, DLR), as the standard ensemble does.",
     source="Carlini and Wagner 2017 on defensive distillation; Croce and Hein 2020, DLR loss; thresholds ours, "
-    "against sound models in results/audit_confusion",
+    "against sound models in results/audit_confusion; up to a spread of the logits of 10 it informs only, because "
+    "there losses differ and no arithmetic fails",
     weight=86,
     threshold=_LOSS,
     decisive=_LOSS_MASKED,
@@ -134,18 +137,21 @@ def loss_scale(case: Case) -> Measured:
     """Samples that PGD fools on the margin or on logits scaled to a spread of 10, and not on the logits as they are."""
     if case.random_outputs:
         return Measured(_RANDOM)
+    size = spread(case.all_logits)
     scaled = case.attack(
-        climb(case.threat, case.budget.steps),
-        "scaled",
-        model=_Scaled(case.model, 10.0 / spread(case.all_logits)),
+        climb(case.threat, case.budget.steps), "scaled", model=_Scaled(case.model, _SPREAD / size)
     )
     fooled = scaled.fooled | case.attacked("margin").fooled
     case.fooling["PGD on rescaled logits"] = scaled.fooled
     plain = case.attacked("pgd").fooled
     found = share(fooled & ~plain)
+    concern = graded(found, _LOSS, _LOSS_MASKED)
+    if concern != "none" and size <= _SPREAD:
+        concern = "notice"  # nothing saturates there: cross-entropy and margin are just two losses
     return Measured(
-        f"Margin or rescaled logits fool {found.percent()} more than the cross-entropy of the logits as they are.",
-        graded(found, _LOSS, _LOSS_MASKED),
+        f"Margin or rescaled logits fool {found.percent()} more than the cross-entropy of the logits as they are, "
+        f"whose spread over the classes is {size:.3g}.",
+        concern,
         found,
         plots.bars("samples fooled", {"usual loss": share(plain), "other losses too": share(plain | fooled)}),
     )
