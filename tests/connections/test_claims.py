@@ -18,8 +18,29 @@ SMOOTH_NETWORKS = ["gelu", "attention", "encoder"]
 NETWORKS = ["relu_pool", "batch_norm", "by_hand", "leaky", *SMOOTH_NETWORKS, "affine", "two_classes"]
 PIECEWISE_LINEAR = set(NETWORKS) - set(SMOOTH_NETWORKS)
 BY_KEY = {claim.key: claim for claim in CLAIMS}
-TWO = {"T1", "T2", "T3", "T4", "T5", "T6", "T7", "T7b", "T8", "T9", "T10", "E6", "S3", "S4", "M7", "M8"}
-REGION = {"I5", "I5b", "I9", "I9b", "I10", "I11", "B6", "B7", "M10", "S1"}
+TWO = {
+    *(
+        "T1",
+        "T1b",
+        "T2",
+        "T3",
+        "T4",
+        "T4b",
+        "T5",
+        "T6",
+        "T7",
+        "T7b",
+        "T7c",
+        "T8",
+        "T9",
+        "T10",
+        "T10b",
+        "T10c",
+    ),
+    *("T11", "T12", "E6", "E6b", "S3", "S4", "M7", "M8"),
+}
+REGION = {"I5", "I5b", "I5c", "I9", "I9b", "I10", "I10b", "I11", "B6", "B6b", "B7", "E15", "M10", "S1"}
+SOMETIMES = {"B7b", "B7c", "B7d", "E4b"}  # of boundaries within a region, and of losses near 0
 
 
 def case_of(network: Any, name: str, samples: Tensor, **options: Any) -> Case:
@@ -34,10 +55,10 @@ def test_no_claim_is_violated(name: str, network: Any, samples: Tensor) -> None:
     verdicts = {claim.key: claim.residual(case).verdict for claim in CLAIMS}
     assert [key for key, verdict in verdicts.items() if verdict == "violated"] == []
     silent = {key for key, verdict in verdicts.items() if verdict == "does not apply"}
-    expected = set() if name == "two_classes" else set(TWO) | {"I10"}
+    expected = set() if name == "two_classes" else TWO | {"I10", "I10b"}
     if name not in PIECEWISE_LINEAR:
         expected |= REGION
-    assert silent == expected
+    assert silent - SOMETIMES == expected
 
 
 def test_equalities_are_exact_inside_linear_regions(network: Any, samples: Tensor) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from robustreg.losses import check_labels
 from robustreg.modes import running
@@ -36,8 +37,12 @@ class Displaced(Point):
         return self.end
 
 
-class PlainAttention(nn.Module):
-    """A network whose attention is computed by its definition: faster kernels have no second derivatives."""
+class TwiceDifferentiable(nn.Module):
+    """A network by operations that have second derivatives.
+
+    Attention is computed by its definition, as faster kernels are not differentiated twice; neither is PyTorch's
+    ``hardsigmoid``, whose first derivative is one of float32 besides. Constant logits get a graph to the input.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -47,9 +52,34 @@ class PlainAttention(nn.Module):
         """The network's logits."""
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), _ByRelu6():
             logits: Tensor = self.net(x)
+        if x.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+            logits = logits + 0.0 * x.flatten(1).sum(1, keepdim=True)
         return logits
+
+
+class _ByRelu6(TorchFunctionMode):
+    """``hardsigmoid(x) = relu6(x + 3) / 6``."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.nn.functional.hardsigmoid:
+            return torch.nn.functional.relu6(args[0] + 3.0) / 6.0
+        return func(*args, **(kwargs or {}))
+
+
+class Changed(nn.Module):
+    """A function of another network's logits and of its inputs."""
+
+    def __init__(self, net: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The changed logits."""
+        return self.change(self.net(x), x)
 
 
 @dataclass
@@ -57,12 +87,18 @@ class Case:
     """A network in evaluation mode and float64, and labelled samples.
 
     Args:
-        model: maps ``[B, ...]`` to logits ``[B, C]``. A float64 copy is used; the network itself is left alone.
+        model: maps ``[B, ...]`` to logits ``[B, C]``. A float64 copy is used; the network itself is left alone. One
+            logit ``f``, positive for class 1, is read as the two logits ``(0, f)``: their cross-entropy is its
+            logistic loss.
         x: samples ``[B, ...]``.
         y: labels ``[B]``, all there.
         threat: norm and radius of claims that speak of a ball.
         radius: the largest l2 length of the displacement ``d`` of claims that speak of a segment or of an order.
         seed: of the random directions.
+
+    Raises:
+        TypeError, ValueError: labels that are not class numbers of the network, one for each sample; logits that are
+            not finite or not ``[B, C]``; a network with an operation that has no second derivative.
     """
 
     model: nn.Module
@@ -75,19 +111,61 @@ class Case:
 
     def __post_init__(self) -> None:
         check_labels(self.x, self.y)
+        if not len(self.x):
+            raise ValueError("the claims need at least one sample, got none")
         if (self.y < 0).any():
             raise ValueError("the claims speak of labelled samples, but some labels are -1")
         copied = copy.deepcopy(self.model).double().eval().requires_grad_(False)
-        self.model = copied if isinstance(copied, PlainAttention) else PlainAttention(copied)
+        self.model = copied if isinstance(copied, TwiceDifferentiable) else TwiceDifferentiable(copied)
         self.x = self.x.detach().double()
+        self._check_logits()
+
+    def _check_logits(self) -> None:
+        found = self.logits
+        if found.ndim != 2 or found.shape[0] != self.x.shape[0]:
+            raise ValueError(
+                f"the network must give logits [B, C] with B = {self.x.shape[0]}, got {list(found.shape)}"
+            )
+        if not found.isfinite().all():
+            bad = int((~found.isfinite().all(1)).sum())
+            raise ValueError(f"the network's logits are not finite on {bad} of {len(found)} samples")
+        if found.shape[1] == 1:
+            self.model = Changed(self.model, _as_two_logits).eval()
+            del self.__dict__["logits"]
+        self._check_derivatives()
+        if int(self.y.max()) >= self.logits.shape[1]:
+            raise ValueError(
+                f"the labels must be below {self.logits.shape[1]}, the number of the network's classes, "
+                f"got {int(self.y.max())}"
+            )
+
+    def _check_derivatives(self) -> None:
+        """Ask for a second derivative once, rather than in the middle of the work."""
+        u = self.x[:1].detach().requires_grad_()
+        with torch.enable_grad():
+            (g,) = torch.autograd.grad(self.logits_at(u).square().sum(), u, create_graph=True)
+            try:
+                torch.autograd.grad(g.sum(), u)
+            except RuntimeError as error:
+                raise ValueError(f"the network cannot be differentiated twice: {error}") from error
 
     def at_radius(self, radius: float) -> Case:
         """The same case with another radius; the network is shared, not copied again."""
-        other = copy.copy(self)
-        for name in [key for key in other.__dict__ if key not in self._fields()]:
-            if name not in _WITHOUT_RADIUS:
-                del other.__dict__[name]
+        other = self._copy(keep=_WITHOUT_RADIUS)
         other.radius = radius
+        return other
+
+    def changed(self, change: Callable[[Tensor, Tensor], Tensor]) -> Case:
+        """The same samples under a function of the logits ``[B, C]`` and the inputs, which has no randomness."""
+        other = self._copy(keep={"direction"})
+        other.model = Changed(self.model, change).eval()
+        return other
+
+    def _copy(self, keep: set[str]) -> Case:
+        """A copy with the network shared, without what was computed but for some of it."""
+        other = copy.copy(self)
+        for name in other.__dict__.keys() - self._fields() - keep:
+            del other.__dict__[name]
         other._measured = {}
         return other
 
@@ -230,3 +308,7 @@ class Case:
 
 
 _WITHOUT_RADIUS = {"logits", "p", "p_y", "loss", "jacobian", "centred", "gradient", "hessian", "direction"}
+
+
+def _as_two_logits(z: Tensor, x: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(z), z], 1)

@@ -20,8 +20,8 @@ from robustreg.attacks import FAB
 from robustreg.attacks.minimal import MinimalNorm
 from robustreg.attacks.search import as_rows
 from robustreg.connections.case import Case
-from robustreg.connections.quantities import differences, margin_distance
-from robustreg.connections.regions import AFFINE_HERE, affine_between, border_distance
+from robustreg.connections.quantities import boundary_step, margin_distance
+from robustreg.connections.regions import AFFINE_HERE, affine_between, border_distance, unread
 from robustreg.threat import Threat
 
 DUAL = {1.0: float("inf"), 2.0: 2.0, float("inf"): 1.0}
@@ -36,8 +36,9 @@ class Sandwich:
         threat: the norm, and the box that the upper bound respects.
         margin: where the linear piece that the sample is on would change its class; 0 for a wrong sample.
         border: how far that piece reaches.
-        certified: where the lower bound is one: the logits are affine at the sample, and were seen to be affine up to
-            the bound, towards the nearest boundary and in a random direction.
+        certified: where the lower bound is one: all kinks can be read (the network does not compare or sort out by
+            hand), the logits are affine at the sample, and were seen to be affine up to the bound, towards the nearest
+            boundary and in a random direction.
         upper: distance of a misclassified point that an attack found; infinite where it found none.
     """
 
@@ -85,24 +86,15 @@ def distance_bounds(case: Case, norm: str = "l2", attack: MinimalNorm | None = N
     margin, border = margin_distance(case, DUAL[threat.norm]), border_distance(case, threat.norm)
     reach = torch.minimum(margin, border)
     certified = AFFINE_HERE.measure(case)
-    for direction in (_to_the_boundary(case, threat), _anywhere(case, threat)):
+    if unread(case):
+        certified = torch.zeros_like(certified)
+    for direction in (boundary_step(case, norm), _anywhere(case, threat)):
         end = case.x + as_rows(torch.where(reach.isfinite(), reach, 1.0), case.x) * 0.999 * direction
         certified = certified & affine_between(case, case.x, end)
     _, upper = attack.minimal(
         case.model, case.x, case.y, generator=torch.Generator(case.x.device).manual_seed(case.seed)
     )
     return Sandwich(threat, margin, border, certified, upper.double())
-
-
-def _to_the_boundary(case: Case, threat: Threat) -> Tensor:
-    """Unit steps ``[B, ...]`` to the linear piece's nearest boundary."""
-    slopes = differences(case)
-    gaps = case.of_label(case.logits)[:, None] - case.logits
-    steep = torch.linalg.vector_norm(slopes, ord=DUAL[threat.norm], dim=2)
-    ratio = torch.where(steep > 0, gaps / torch.where(steep > 0, steep, 1.0), torch.inf)
-    nearest = ratio.scatter(1, case.y[:, None], torch.inf).argmin(1)
-    slope = slopes[torch.arange(len(slopes), device=slopes.device), nearest]
-    return _unit(slope.reshape(case.x.shape), threat)
 
 
 def _anywhere(case: Case, threat: Threat) -> Tensor:

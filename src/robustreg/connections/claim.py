@@ -25,6 +25,8 @@ Status = Literal["published", "derived"]
 Verdict = Literal["holds", "violated", "does not apply"]
 Sides = Callable[[Case], tuple[Tensor, Tensor]]
 RADII = tuple(2.0**-k for k in range(12))
+SHORT = 0.25  # what an observed order may be short of
+FURTHER = tuple(2.0**-k for k in range(12, 24))  # where an order does not show yet
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Residual:
     Attributes:
         left, right: its sides ``[B]`` in float64 (one number each where the claim is about the whole batch, ``[1]``).
         slack: ``right - left`` ``[B]``.
+        excess: how far the relation is missed ``[B]``, relative to the larger side; 0 for an inequality that holds.
         applies: where all conditions hold ``[B]``.
         holds: where the relation holds within the tolerance ``[B]``, whether or not the claim applies.
         conditions: where each condition holds, by its name.
@@ -58,6 +61,7 @@ class Residual:
     left: Tensor
     right: Tensor
     slack: Tensor
+    excess: Tensor
     applies: Tensor
     holds: Tensor
     conditions: Mapping[str, Tensor]
@@ -76,10 +80,14 @@ class Residual:
 
     @property
     def worst(self) -> float:
-        """How far the relation is missed at worst, relative to the larger side; 0 for an inequality that holds."""
-        if not bool(self.applies.any()):
-            return math.nan
-        return float(_excess(self.left, self.right, self.relation)[self.applies].max())
+        """The largest excess over the samples to which the claim applies."""
+        return float(self.excess[self.applies].max()) if bool(self.applies.any()) else math.nan
+
+    @property
+    def empty(self) -> bool:
+        """Whether both sides are exactly 0 on all samples to which the claim applies: it says nothing of interest."""
+        zero = (self.left == 0) & (self.right == 0)
+        return bool(self.applies.any()) and bool(zero[self.applies].all())
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ class Claim:
         conditions: what it needs.
         order: of a ``"~"`` claim: the error's order in the radius, at least.
         tolerance: relative.
+        rounding: how far the sides may be apart ``[B]`` by what float64 or a sum in place of an integral leaves.
         of_the_batch: whether the sides are numbers of the whole batch, ``[1]`` each.
         meaning: what it tells a reader.
     """
@@ -111,6 +120,7 @@ class Claim:
     conditions: tuple[Condition, ...] = ()
     order: float | None = None
     tolerance: float = 1e-8
+    rounding: Callable[[Case], Tensor] | None = None
     of_the_batch: bool = False
     meaning: str = ""
 
@@ -133,57 +143,114 @@ class Claim:
             applies = applies.all().expand(left.shape[0])
         if self.order is not None:
             return self._to_an_order(case, left, right, applies, conditions)
-        holds = _excess(left, right, self.relation) <= self.tolerance
-        return Residual(left, right, right - left, applies, holds, conditions, self.tolerance, self.relation)
-
-    def _to_an_order(
-        self, case: Case, left: Tensor, right: Tensor, applies: Tensor, conditions: Mapping[str, Tensor]
-    ) -> Residual:
-        """The error must fall at least as fast as the order says (less a quarter, for what higher orders add)."""
-        assert self.order is not None
-        radii = tuple(case.radius * r for r in RADII)
-        rows = []
-        for radius in radii:
-            a, b = (side.detach().double() for side in self.sides(case.at_radius(radius)))
-            rows.append((a - b).abs())
-        errors = torch.stack(rows)  # [R, B]
-        # what is left of sides that are small differences of logits and losses of ordinary size
-        floor = 1e3 * torch.finfo(torch.float64).eps * (1 + case.logits.abs().amax(1))
-        slope = torch.stack([_slope(radii, errors[:, i], float(floor[i])) for i in range(errors.shape[1])])
-        holds = slope >= self.order - 0.25
-        worst = [float(e[applies].max()) if bool(applies.any()) else math.nan for e in errors]
-        order = float(slope[applies].min()) if bool(applies.any()) else None
+        excess = _excess(left, right, self.relation, self.rounding and case.measured(self.rounding))
         return Residual(
             left,
             right,
             right - left,
+            excess,
             applies,
-            holds,
+            excess <= self.tolerance,
             conditions,
             self.tolerance,
             self.relation,
-            radii,
-            tuple(worst),
-            order,
         )
 
+    def _to_an_order(
+        self, case: Case, left: Tensor, right: Tensor, applies: Tensor, conditions: Mapping[str, Tensor]
+    ) -> Residual:
+        """The error must fall at least as fast as the order says (less a little, for what higher orders add).
 
-def _excess(left: Tensor, right: Tensor, relation: Relation) -> Tensor:
+        An order speaks of small radii. Where it does not show yet, the network may only be steep: then the radius is
+        made smaller.
+        """
+        assert self.order is not None
+        shares, errors = RADII, self._errors(case, RADII)  # [R, B]
+        observed = _orders(shares, errors, case, self.order)
+        if bool((applies & (observed < self.order - SHORT)).any()):
+            shares, errors = (*RADII, *FURTHER), torch.cat([errors, self._errors(case, FURTHER)])
+            observed = torch.maximum(observed, _orders(shares, errors, case, self.order))
+        return Residual(
+            left,
+            right,
+            right - left,
+            _excess(left, right, self.relation, None),
+            applies,
+            observed >= self.order - SHORT,
+            conditions,
+            self.tolerance,
+            self.relation,
+            tuple(case.radius * share for share in shares),
+            tuple(float(e[applies].abs().max()) if bool(applies.any()) else math.nan for e in errors),
+            float(observed[applies].min()) if bool(applies.any()) else None,
+        )
+
+    def _errors(self, case: Case, shares: tuple[float, ...]) -> Tensor:
+        rows = []
+        for share in shares:
+            a, b = (side.detach().double() for side in self.sides(case.at_radius(case.radius * share)))
+            rows.append(a - b)
+        return torch.stack(rows)
+
+
+def _excess(left: Tensor, right: Tensor, relation: Relation, rounding: Tensor | None) -> Tensor:
     """How far a relation is missed, relative to the larger side (absolutely for sides below 1e-6)."""
     scale = torch.maximum(left.abs(), right.abs()).clamp(min=1e-6)
-    gap = (left - right).clamp(min=0) if relation == "<=" else (left - right).abs()
-    return torch.where(torch.isfinite(gap), gap / scale, math.inf)
+    gap = left - right if relation == "<=" else (left - right).abs()
+    if rounding is not None:
+        gap = gap - rounding
+    gap = torch.where(gap.isnan(), math.inf, gap.clamp(min=0))  # a side that is not finite is no equality
+    return torch.where(gap.isfinite(), gap / scale, math.inf)
 
 
-def _slope(radii: tuple[float, ...], errors: Tensor, floor: float) -> Tensor:
-    """The slope of log error over log radius where the error is above rounding; infinite where it never is."""
+def _orders(radii: tuple[float, ...], errors: Tensor, case: Case, claimed: float) -> Tensor:
+    """The order that each sample's errors ``[R, B]`` show, ``[B]``; infinite where there are none above rounding."""
+    # what is left of sides that are small differences of logits and losses of ordinary size
+    rounding = torch.finfo(torch.float64).eps * (1 + case.logits.abs().amax(1))
+    found = [_order(radii, errors[:, i], float(rounding[i]), claimed) for i in range(errors.shape[1])]
+    return torch.tensor(found, dtype=torch.float64, device=errors.device)
+
+
+def _order(radii: tuple[float, ...], errors: Tensor, rounding: float, claimed: float) -> float:
+    """The slope of log error over log radius at small radii; where that is too small, the largest of other looks.
+
+    A next order of the other sign makes errors vanish at some radius, and rise from there more slowly than they should.
+    So the next order is taken out (Richardson), and radii nearer to rounding are looked at. An error of a lower order
+    than claimed survives all of this. One that falls from far above rounding to below it in one step has the order too.
+    """
+    if not bool(errors.isfinite().all()):
+        return 0.0
+    slope = _slope(radii, errors.abs(), 1e3 * rounding)
+    found = math.inf if slope is None else slope
+    if found >= claimed - SHORT:
+        return found
+    next_order = 2 ** (claimed + 1)
+    without_next = (errors[:-1] - next_order * errors[1:]) / (1 + next_order)
+    looks = [found]
+    for floor in (1e3 * rounding, 64 * rounding):
+        looks += [
+            _slope(radii, errors.abs(), floor) or 0.0,
+            _slope(radii[1:], without_next.abs(), floor) or 0.0,
+            _fall(errors.abs(), floor),
+        ]
+    return max(looks)
+
+
+def _slope(radii: tuple[float, ...], errors: Tensor, floor: float) -> float | None:
+    """The slope over the three smallest radii whose error is above a floor; None where there is one at most."""
     known = [
         (math.log(r), math.log(float(e))) for r, e in zip(radii, errors, strict=True) if float(e) > floor
     ]
     known = known[-3:]  # the smallest radii: higher orders have died out there
     if len(known) < 2:
-        return torch.tensor(math.inf, dtype=torch.float64)
+        return None
     xs = torch.tensor([k[0] for k in known], dtype=torch.float64)
     ys = torch.tensor([k[1] for k in known], dtype=torch.float64)
     xs = xs - xs.mean()
-    return (xs * (ys - ys.mean())).sum() / xs.square().sum()
+    return float((xs * (ys - ys.mean())).sum() / xs.square().sum())
+
+
+def _fall(errors: Tensor, floor: float) -> float:
+    """The least order with which the last error above a floor can have fallen below it within half of the radius."""
+    above = [float(e) for e in errors if float(e) > floor]
+    return math.log2(above[-1] / floor) if above and not bool(errors[-1] > floor) else 0.0

@@ -34,6 +34,7 @@ def outcome(claim: Claim, residual: Residual) -> dict[str, Any]:
             for name, there in residual.conditions.items()
         ],
         "worst": finite(residual.worst),
+        "empty": residual.empty,
         "tolerance": residual.tolerance,
         "order": claim.order,
         "observed_order": None if residual.order is None else finite(residual.order),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustreg import numerics
 from robustreg.connections.case import Case
 from robustreg.connections.operators import Hessian
 from robustreg.penalties import CrossLipschitz, FisherTrace, GradientNorm, JacobianNorm
@@ -27,11 +28,15 @@ def squared(v: Tensor) -> Tensor:
     return v.flatten(1).square().sum(1)
 
 
+def entry_by_entry(found: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+    """Two sides ``[B]`` that are equal where all entries are: the expected ones' norm, with and without the error's."""
+    size = squared(expected).sqrt()
+    return size + squared(found - expected).sqrt(), size
+
+
 def residual_p(case: Case) -> Tensor:
-    """``p - e_y``, ``[B, C]``."""
-    one_hot = torch.zeros_like(case.p)
-    one_hot.scatter_(1, case.y[:, None], 1.0)
-    return case.p - one_hot
+    """``p - e_y``, ``[B, C]``, the label's entry without cancellation."""
+    return case.p.scatter(1, case.y[:, None], -wrong(case)[:, None])
 
 
 def differences(case: Case) -> Tensor:
@@ -41,8 +46,8 @@ def differences(case: Case) -> Tensor:
 
 def pairwise(case: Case) -> Tensor:
     """``||J_l - J_m||^2`` ``[B, C, C]``."""
-    gaps = case.jacobian[:, :, None] - case.jacobian[:, None]
-    return gaps.square().sum(3)
+    rows = case.jacobian.unbind(1)  # one after another: all at once are C times the Jacobian
+    return torch.stack([(case.jacobian - row[:, None]).square().sum(2) for row in rows], 1)
 
 
 def trace(case: Case) -> Tensor:
@@ -120,8 +125,28 @@ def margin_distance(case: Case, dual: float = 2.0) -> Tensor:
     gaps = case.of_label(case.logits)[:, None] - case.logits
     slopes = torch.linalg.vector_norm(differences(case), ord=dual, dim=2)
     ratio = torch.where(slopes > 0, gaps / torch.where(slopes > 0, slopes, 1.0), torch.inf)
+    ratio = torch.where(gaps > 0, ratio, 0.0)  # wrong as it is, also where nothing would change it
     ratio.scatter_(1, case.y[:, None], torch.inf)
-    return ratio.amin(1).clamp(min=0)
+    return ratio.amin(1)
+
+
+def boundary_step(case: Case, norm: str) -> Tensor:
+    """Unit steps ``[B, ...]`` in a norm to the nearest boundary of the linear piece that a sample is on."""
+    threat = Threat(norm, 1.0, bounds=None)
+    slopes = differences(case)
+    gaps = case.of_label(case.logits)[:, None] - case.logits
+    steep = torch.linalg.vector_norm(slopes, ord=numerics.dual_exponent(threat.norm), dim=2)
+    ratio = torch.where(steep > 0, gaps / torch.where(steep > 0, steep, 1.0), torch.inf)
+    nearest = ratio.scatter(1, case.y[:, None], torch.inf).argmin(1)
+    slope = slopes[torch.arange(len(slopes), device=slopes.device), nearest]
+    return threat.steepest(slope.reshape(case.x.shape))
+
+
+def boundary_point(case: Case, norm: str) -> Tensor:
+    """Where that boundary is, ``[B, ...]``; the sample itself where there is none."""
+    distance = margin_distance(case, numerics.dual_exponent(Threat(norm, 1.0).norm))
+    distance = torch.where(distance.isfinite(), distance, 0.0)
+    return case.x + distance.reshape(-1, *[1] * (case.x.ndim - 1)) * boundary_step(case, norm)
 
 
 def weight(case: Case) -> Tensor:
@@ -133,3 +158,19 @@ def steepest_end(case: Case, norm: str) -> Tensor:
     """``x`` and the steepest step of the case's radius in a norm, without a box."""
     threat = Threat(norm, case.radius, bounds=None)
     return case.x + threat.steepest(case.gradient.reshape(case.x.shape))
+
+
+def loss_rounding(case: Case) -> Tensor:
+    """What float64 leaves of differences of losses and logits, ``[B]``."""
+    size = torch.maximum(case.logits.abs().amax(1), case.logits_at(case.end).abs().amax(1))
+    return 64 * torch.finfo(torch.float64).eps * size
+
+
+def gradient_rounding(case: Case) -> Tensor:
+    """What float64 leaves of input gradients, whose probabilities cancel where a network is confident, ``[B]``."""
+    return 64 * torch.finfo(torch.float64).eps * squared(case.jacobian).sqrt()
+
+
+def hessian_rounding(case: Case) -> Tensor:
+    """The same of second derivatives ``[B]``."""
+    return 64 * torch.finfo(torch.float64).eps * squared(case.jacobian)

@@ -26,6 +26,14 @@ def codes(case: Case, x: Tensor) -> Tensor:
     return torch.cat(kinks.codes, 1) if kinks.codes else x.new_zeros(x.shape[0], 0, dtype=torch.long)
 
 
+def unread(case: Case) -> set[str]:
+    """Operations of the network by which it may bend without its showing in the codes, by name."""
+    with torch.no_grad(), Kinks() as kinks:
+        case.logits_at(case.x)
+    names: set[str] = kinks.unread
+    return names
+
+
 def affine_between(case: Case, x: Tensor, u: Tensor) -> Tensor:
     """Whether the logits are affine on the segment from ``x`` to ``u``, ``[B]``."""
     same = (codes(case, x) == codes(case, u)).all(1)

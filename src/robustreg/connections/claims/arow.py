@@ -8,8 +8,11 @@ batch, with the point that PGD finds for the one whose prediction differs.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +20,18 @@ from torch import Tensor
 from robustreg.attacks import PGD
 from robustreg.connections.case import Case
 from robustreg.connections.claim import Claim
+from robustreg.connections.quantities import entry_by_entry
+from robustreg.methods.arow import Form, arow
+from robustreg.methods.trades import trades
+from robustreg.objective import Objective
 from robustreg.penalties import Confidence, Consistency
 from robustreg.points import CLEAN
-from robustreg.terms import CrossEntropy, Term, Vulnerability, weighted
+from robustreg.probe import Probe
+from robustreg.terms import CrossEntropy, Term, Vulnerability, Weighted, weighted
 
 SOURCE = "our derivation of the bound of Yang, Kong & Kim 2023 (arXiv 2206.03353)"
 CODE = "the losses of the authors' code of ARoW and MART"
-SMOOTHING = 0.2
+SMOOTHING, LAM = 0.2, 7.0
 
 
 def attack(case: Case) -> PGD:
@@ -88,6 +96,11 @@ def _smoothing(case: Case) -> tuple[Tensor, Tensor]:
     return gap, SMOOTHING * (case.of_label(case.logits) - case.logits.mean(1))
 
 
+def _smoothing_in_logs(case: Case) -> tuple[Tensor, Tensor]:
+    gap = case.term(CrossEntropy(smoothing=SMOOTHING, mode="eval")) - case.loss
+    return gap, -SMOOTHING * (case.loss + case.logits.log_softmax(1).mean(1))
+
+
 def _least(case: Case) -> tuple[Tensor, Tensor]:
     """The entropy of the smoothed target, which no logits get below."""
     classes = case.logits.shape[1]
@@ -103,6 +116,56 @@ def _at_its_minimum(case: Case) -> tuple[Tensor, Tensor]:
     best = torch.nn.functional.one_hot(case.y, classes).double() * gap
     smoothed = torch.nn.functional.cross_entropy(best, case.y, reduction="none", label_smoothing=SMOOTHING)
     return smoothed, _least(case)[0]
+
+
+def _stationary(case: Case) -> tuple[Tensor, Tensor]:
+    """The probabilities of logits with that gap, next to the smoothed target: their difference is the gradient."""
+    classes = case.logits.shape[1]
+    gap = math.log((1 - SMOOTHING + SMOOTHING / classes) / (SMOOTHING / classes))
+    own = torch.nn.functional.one_hot(case.y, classes).double()
+    return entry_by_entry((own * gap).softmax(1), (1 - SMOOTHING) * own + SMOOTHING / classes)
+
+
+def loss_of(case: Case, objective: Objective, weight: Callable[[Probe], Tensor] | None = None) -> Tensor:
+    """A method's loss on the batch ``[1]``, in evaluation mode; with another weight for the samples if there is one."""
+    total = torch.zeros(1, dtype=torch.float64, device=case.x.device)
+    for factor, term in objective.entries:
+        assert isinstance(factor, float)
+        total += factor * case.term(_in_evaluation(term, weight)).mean()
+    return total
+
+
+def _in_evaluation(term: Any, weight: Callable[[Probe], Tensor] | None) -> Term:
+    if isinstance(term, Weighted):
+        by = _in_evaluation(term.by, None) if weight is None else weight
+        return dataclasses.replace(term, term=_in_evaluation(term.term, None), by=by)
+    found: Term = dataclasses.replace(term, mode="eval")
+    return found
+
+
+def _ones(probe: Probe) -> Tensor:
+    return torch.ones_like(probe.x.flatten(1)[:, 0])
+
+
+def _of_form(case: Case, form: Form, smoothing: float | None = SMOOTHING) -> Objective:
+    return arow(case.threat, LAM, smoothing, form, attack=attack(case))
+
+
+def _to_trades(case: Case, form: Form, smoothing: float) -> tuple[Tensor, Tensor]:
+    """With weights of one, next to TRADES with the same smoothing."""
+    plain = trades(case.threat, LAM, smoothing, attack=attack(case))
+    return loss_of(case, _of_form(case, form, smoothing), _ones), loss_of(case, plain)
+
+
+def _without_smoothing(case: Case) -> tuple[Tensor, Tensor]:
+    return loss_of(case, _of_form(case, "arow", 0.0)), loss_of(case, _of_form(case, "arow_ce", None))
+
+
+def _up_to_trades(case: Case) -> tuple[Tensor, Tensor]:
+    """What ARoW's loss leaves out of that of TRADES-LS."""
+    left_out = LAM * regulariser(case, Confidence(attack(case), mode="eval")).mean().reshape(1)
+    plain = trades(case.threat, LAM, SMOOTHING, attack=attack(case))
+    return loss_of(case, _of_form(case, "arow")) + left_out, loss_of(case, plain)
 
 
 CLAIMS = (
@@ -186,6 +249,15 @@ CLAIMS = (
         meaning="It charges for a logit above the mean, whatever the other probabilities are.",
     ),
     Claim(
+        "A8b",
+        "in probabilities",
+        r"\mathrm{LS}_a - \mathrm{CE} = a \left( \log p_y - \tfrac1C \sum_k \log p_k \right)",
+        CODE,
+        "derived",
+        "=",
+        _smoothing_in_logs,
+    ),
+    Claim(
         "A9",
         "label smoothing has a least loss",
         r"H\bigl((1-a)e_y + \tfrac{a}{C}\bigr) \le \mathrm{LS}_a",
@@ -204,5 +276,57 @@ CLAIMS = (
         "=",
         _at_its_minimum,
         meaning="3.71 for ten classes and a = 0.2: slopes that grow with the logits are kept in check.",
+    ),
+    Claim(
+        "A9c",
+        "and its only one",
+        r"z_y - z_k = \log\frac{1-a+a/C}{a/C} \Rightarrow p = (1-a) e_y + \tfrac{a}{C}",
+        CODE,
+        "derived",
+        "=",
+        _stationary,
+        meaning="There the gradient by the logits vanishes. It depends on a and the number of classes only.",
+    ),
+    Claim(
+        "A10",
+        "ARoW with weights of one is TRADES with label smoothing",
+        r"w = 1 \Rightarrow \mathrm{LS}_a + \lambda\, \mathbb{E}\,(w\, \mathrm{KL}) = \text{TRADES-LS}",
+        CODE,
+        "derived",
+        "=",
+        partial(_to_trades, form="arow", smoothing=SMOOTHING),
+        of_the_batch=True,
+        meaning="The losses of the library's methods, in evaluation mode.",
+    ),
+    Claim(
+        "A10b",
+        "without label smoothing it is ARoW-CE",
+        r"a = 0 \Rightarrow \mathrm{ARoW} = \mathrm{ARoW}_{\mathrm{CE}}",
+        CODE,
+        "derived",
+        "=",
+        _without_smoothing,
+        of_the_batch=True,
+    ),
+    Claim(
+        "A10c",
+        "and CoW without both is TRADES",
+        r"a = 0,\ w = 1 \Rightarrow \mathrm{CoW} = \mathrm{TRADES}",
+        CODE,
+        "derived",
+        "=",
+        partial(_to_trades, form="cow", smoothing=0.0),
+        of_the_batch=True,
+    ),
+    Claim(
+        "A11",
+        "what ARoW leaves out of TRADES",
+        r"\mathrm{ARoW} + \lambda\, \mathbb{E}\,(p_y(x')\, \mathrm{KL}) = \text{TRADES-LS}",
+        CODE,
+        "derived",
+        "=",
+        _up_to_trades,
+        of_the_batch=True,
+        meaning="Where the label keeps its probability at the attacked point, nothing is regularised.",
     ),
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 from robustreg.connections.case import Case
 from robustreg.connections.claim import Claim, Condition
 from robustreg.connections.claims.single_step import cube
+from robustreg.connections.quantities import loss_rounding
 from robustreg.connections.regions import AFFINE_HERE, BINARY, SAME_REGION, affine_between, codes
 from robustreg.discrepancies import Discrepancy
 from robustreg.penalties import Consistency, GradAlign, GradientNorm, LinearityGap
@@ -39,6 +40,26 @@ def _positive(case: Case) -> tuple[Tensor, Tensor]:
     return -values, torch.full_like(values, 1e-12)
 
 
+def _nuclear_vanishes(case: Case) -> tuple[Tensor, Tensor]:
+    value = apart(case, "nuclear", CLEAN)
+    return value, torch.zeros_like(value)
+
+
+def _nuclear_positive(case: Case) -> tuple[Tensor, Tensor]:
+    value = apart(case, "nuclear")
+    return -value, torch.zeros_like(value)
+
+
+def _pinsker_l1(case: Case) -> tuple[Tensor, Tensor]:
+    moved = (case.logits_at(case.end).softmax(1) - case.p).abs().sum(1)
+    return moved.square(), 2 * apart(case, "kl")
+
+
+def _norms_of_change(case: Case) -> tuple[Tensor, Tensor]:
+    moved = (case.logits_at(case.end).softmax(1) - case.p).abs().sum(1)
+    return apart(case, "squared_probabilities"), moved.square()
+
+
 def _pinsker(case: Case) -> tuple[Tensor, Tensor]:
     return apart(case, "squared_probabilities"), 2 * apart(case, "kl")
 
@@ -52,14 +73,18 @@ def _first_order(case: Case) -> tuple[Tensor, Tensor]:
     return rise, case.term(GradientNorm(cube(case), mode="eval"))
 
 
+def random_point(case: Case) -> Point:
+    """Of the ball: the one that GradAlign draws."""
+    return Uniform(cube(case), 0, 1.0, "none")
+
+
 def _exact_maximiser(case: Case) -> tuple[Tensor, Tensor]:
-    return case.term(LossAt(Uniform(cube(case)), mode="eval")), case.term(
-        LossAt(FGSM(cube(case)), mode="eval")
-    )
+    there, worst = (LossAt(point, mode="eval") for point in (random_point(case), FGSM(cube(case))))
+    return case.term(there), case.term(worst)
 
 
 def _aligned(case: Case) -> tuple[Tensor, Tensor]:
-    values = case.term(GradAlign(cube(case), mode="eval"))
+    values = case.term(GradAlign(cube(case), second=random_point(case), mode="eval"))
     return values, torch.zeros_like(values)
 
 
@@ -90,8 +115,8 @@ NO_KINK = Condition(
     "no kink up to the FGSM point", lambda c: (codes(c, c.x) == codes(c, c.found(FGSM(cube(c))))).all(1)
 )
 CUBE_REGION = Condition(
-    "one linear region up to the FGSM point and a random one",
-    lambda c: _up_to(c, FGSM(cube(c)), Uniform(cube(c))),
+    "a gradient in float64, and one linear region up to the FGSM point and a random one",
+    lambda c: (c.gradient != 0).any(1) & _up_to(c, FGSM(cube(c)), random_point(c)),
 )
 
 CLAIMS = (
@@ -105,6 +130,16 @@ CLAIMS = (
         _vanish,
     ),
     Claim(
+        "M1b",
+        "nor for NuAT",
+        r"Z' = Z \Rightarrow \|Z - Z'\|_* = 0",
+        SOURCE,
+        "derived",
+        "=",
+        _nuclear_vanishes,
+        of_the_batch=True,
+    ),
+    Claim(
         "M2",
         "consistency terms are not negative",
         r"\min(\mathrm{KL}, \mathrm{JS}, \|z-z'\|^2, \|p-p'\|^2) \ge 0",
@@ -112,6 +147,16 @@ CLAIMS = (
         "derived",
         "<=",
         _positive,
+    ),
+    Claim(
+        "M2b",
+        "nor is NuAT's",
+        r"\|Z - Z'\|_* \ge 0",
+        SOURCE,
+        "derived",
+        "<=",
+        _nuclear_positive,
+        of_the_batch=True,
     ),
     Claim(
         "M3",
@@ -122,6 +167,25 @@ CLAIMS = (
         "<=",
         _pinsker,
         meaning="A small TRADES term makes a small GAT term.",
+    ),
+    Claim(
+        "M3b",
+        "as the sum of the changes is",
+        r"\|p - p'\|_1^2 \le 2\,\mathrm{KL}(p \| p')",
+        "Pinsker's inequality",
+        "published",
+        "<=",
+        _pinsker_l1,
+        meaning="Pinsker's inequality itself.",
+    ),
+    Claim(
+        "M3c",
+        "which is at least GAT's norm",
+        r"\|p - p'\|_2^2 \le \|p - p'\|_1^2",
+        SOURCE,
+        "derived",
+        "<=",
+        _norms_of_change,
     ),
     Claim(
         "M4",
@@ -209,6 +273,7 @@ CLAIMS = (
         _llr,
         (AFFINE_HERE, SAME_REGION),
         tolerance=1e-6,
+        rounding=loss_rounding,
         meaning="Claim I11 for the terms as they are trained.",
     ),
 )

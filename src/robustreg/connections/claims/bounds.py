@@ -1,6 +1,8 @@
-"""Which of the functionals bounds which (B1 to B7)."""
+"""Which of the functionals bounds which, at a sample (B1 to B5)."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +17,6 @@ from robustreg.connections.quantities import (
     igr,
     jacobian_term,
     largest,
-    margin_distance,
     pairwise,
     residual_p,
     spectral,
@@ -23,8 +24,9 @@ from robustreg.connections.quantities import (
     trace,
     wrong,
 )
-from robustreg.connections.regions import AFFINE_HERE, CORRECT, SAME_REGION
 from robustreg.penalties import AnchoredCrossLipschitz
+
+INFLATION = 10.0
 
 
 def _b1_low(case: Case) -> tuple[Tensor, Tensor]:
@@ -40,6 +42,11 @@ def _b1_one(case: Case) -> tuple[Tensor, Tensor]:
     return residual_p(case).abs().sum(1), 2 * wrong(case)
 
 
+def _b1_split(case: Case) -> tuple[Tensor, Tensor]:
+    others = squared(case.p.scatter(1, case.y[:, None], 0.0))
+    return squared(residual_p(case)), wrong(case).square() + others
+
+
 def _b2(case: Case) -> tuple[Tensor, Tensor]:
     return igr(case), spectral(case.centred) * squared(residual_p(case)).sqrt()
 
@@ -52,9 +59,35 @@ def _b2_jacobian(case: Case) -> tuple[Tensor, Tensor]:
     return igr(case), 2.0**0.5 * wrong(case) * (2 * jacobian_term(case)).sqrt()
 
 
-def _b3(case: Case) -> tuple[Tensor, Tensor]:
-    steepest = differences(case).abs().sum(2).amax(1)
-    return case.gradient.abs().sum(1), wrong(case) * steepest
+def _b2_frobenius(case: Case) -> tuple[Tensor, Tensor]:
+    r = squared(residual_p(case)).sqrt()
+    return spectral(case.centred) * r, _root_of_cl(case) * r
+
+
+def _b2_last(case: Case) -> tuple[Tensor, Tensor]:
+    root = _root_of_cl(case)
+    return root * squared(residual_p(case)).sqrt(), 2.0**0.5 * root * wrong(case)
+
+
+def _root_of_cl(case: Case) -> Tensor:
+    """``sqrt(C / 2 CL)``, which is ``||J_c||_F``."""
+    return (case.logits.shape[1] / 2 * cross_lipschitz_term(case)).sqrt()
+
+
+def _b2_inflated(case: Case) -> tuple[Tensor, Tensor]:
+    """The gradient of the loss of ``t z`` by autograd, against what is left of the label's missing probability."""
+    left = case.gradient_of(
+        lambda z: torch.nn.functional.cross_entropy(INFLATION * z, case.y, reduction="none"), case.x
+    )
+    classes, margin = case.logits.shape[1], numerics.margin(case.logits, case.y)
+    missing = ((classes - 1) * torch.exp(-INFLATION * margin)).clamp(max=1.0)
+    farthest = differences(case).norm(dim=2).amax(1)
+    return left.norm(dim=1), INFLATION * missing * farthest
+
+
+def _b3(case: Case, q: float = 1.0) -> tuple[Tensor, Tensor]:
+    steepest = torch.linalg.vector_norm(differences(case), ord=q, dim=2).amax(1)
+    return torch.linalg.vector_norm(case.gradient, ord=q, dim=1), wrong(case) * steepest
 
 
 def _b3_squared(case: Case) -> tuple[Tensor, Tensor]:
@@ -70,6 +103,10 @@ def _b4_eigenvalue(case: Case) -> tuple[Tensor, Tensor]:
     return case.p_y * squared(case.gradient), largest(case.hessian)
 
 
+def _b4_trace(case: Case) -> tuple[Tensor, Tensor]:
+    return largest(case.hessian), trace(case)
+
+
 def _b5(case: Case) -> tuple[Tensor, Tensor]:
     return largest(case.hessian), 0.5 * spectral(case.centred).square()
 
@@ -79,7 +116,9 @@ def _b5_jacobian(case: Case) -> tuple[Tensor, Tensor]:
 
 
 def _b5_pairs(case: Case) -> tuple[Tensor, Tensor]:
-    return trace(case), 0.5 * pairwise(case).amax((1, 2)) * (1 - squared(case.p))
+    others = 1 - torch.eye(case.p.shape[1], dtype=torch.float64, device=case.x.device)
+    impure = (case.p * (case.p @ others)).sum(1)  # 1 - ||p||^2 without cancellation
+    return trace(case), 0.5 * pairwise(case).amax((1, 2)) * impure
 
 
 def _b4_loewner(case: Case) -> tuple[Tensor, Tensor]:
@@ -92,6 +131,15 @@ def _b5_softmax(case: Case) -> tuple[Tensor, Tensor]:
     return largest(s), (2 * case.p * (1 - case.p)).amax(1)
 
 
+def _b5_half(case: Case) -> tuple[Tensor, Tensor]:
+    most = (2 * case.p * (1 - case.p)).amax(1)
+    return most, torch.full_like(most, 0.5)
+
+
+def _b5_norms(case: Case) -> tuple[Tensor, Tensor]:
+    return 0.5 * spectral(case.centred).square(), jacobian_term(case)
+
+
 def _b5_low(case: Case) -> tuple[Tensor, Tensor]:
     classes = case.logits.shape[1]
     return 0.5 * case.p.amin(1).square() * classes**2 * cross_lipschitz_term(case), trace(case)
@@ -100,21 +148,6 @@ def _b5_low(case: Case) -> tuple[Tensor, Tensor]:
 def _b5_cl(case: Case) -> tuple[Tensor, Tensor]:
     classes = case.logits.shape[1]
     return trace(case), 0.5 * case.p.amax(1).square() * classes**2 * cross_lipschitz_term(case)
-
-
-def _b6(case: Case) -> tuple[Tensor, Tensor]:
-    length = case.displacement.norm(dim=1)
-    bound = (
-        case.loss + length * case.gradient.norm(dim=1) + 0.25 * (length * spectral(case.jacobian)).square()
-    )
-    return case.loss_at(case.end), bound
-
-
-def _b7(case: Case) -> tuple[Tensor, Tensor]:
-    """Along the case's direction the margin stays positive up to the distance, as far as the region reaches."""
-    step = torch.minimum(margin_distance(case), torch.full_like(case.loss, case.radius))
-    end = case.x + (step[:, None] * case.direction).reshape(case.x.shape)
-    return -numerics.margin(case.logits_at(end), case.y), torch.full_like(case.loss, 1e-9)
 
 
 CLAIMS = (
@@ -138,6 +171,15 @@ CLAIMS = (
         _b1_high,
     ),
     Claim("B1c", "in the other norm, exactly", r"\|p - e_y\|_1 = 2 (1-p_y)", OURS, "derived", "=", _b1_one),
+    Claim(
+        "B1d",
+        "and what it is made of",
+        r"\|p - e_y\|_2^2 = (1-p_y)^2 + \sum_{k \ne y} p_k^2",
+        OURS,
+        "derived",
+        "=",
+        _b1_split,
+    ),
     Claim(
         "B2",
         "the gradient is at most the centred Jacobian",
@@ -168,6 +210,34 @@ CLAIMS = (
         _b2_jacobian,
     ),
     Claim(
+        "B2d",
+        "between them, by cross-Lipschitz",
+        r"\|J_c\|_2\, \|p - e_y\|_2 \le \sqrt{\tfrac{C}{2}\, \mathrm{CL}}\, \|p - e_y\|_2",
+        OURS,
+        "derived",
+        "<=",
+        _b2_frobenius,
+    ),
+    Claim(
+        "B2e",
+        "and by the label's missing probability",
+        r"\sqrt{\tfrac{C}{2}\, \mathrm{CL}}\, \|p - e_y\|_2 \le \sqrt{C \cdot \mathrm{CL}}\, (1 - p_y)",
+        OURS,
+        "derived",
+        "<=",
+        _b2_last,
+    ),
+    Claim(
+        "B2f",
+        "the gradient can be made small by confidence alone",
+        r"\|\nabla_x L(tz)\|_2 \le t\, (C-1)\, e^{-tm} \max_k \|J_k - J_y\|_2,\quad m = z_y - \max_{k \ne y} z_k",
+        OURS,
+        "derived",
+        "<=",
+        _b2_inflated,
+        meaning="Logits ten times larger, on a right prediction: no margin grows in the input, but the penalty goes.",
+    ),
+    Claim(
         "B3",
         "for linf attacks",
         r"\|g\|_1 \le (1-p_y) \max_{k \ne y} \|J_k - J_y\|_1",
@@ -175,6 +245,24 @@ CLAIMS = (
         "derived",
         "<=",
         _b3,
+    ),
+    Claim(
+        "B3c",
+        "for l2 attacks",
+        r"\|g\|_2 \le (1-p_y) \max_{k \ne y} \|J_k - J_y\|_2",
+        OURS,
+        "derived",
+        "<=",
+        partial(_b3, q=2.0),
+    ),
+    Claim(
+        "B3d",
+        "for l1 attacks",
+        r"\|g\|_\infty \le (1-p_y) \max_{k \ne y} \|J_k - J_y\|_\infty",
+        OURS,
+        "derived",
+        "<=",
+        partial(_b3, q=float("inf")),
     ),
     Claim(
         "B3b",
@@ -215,13 +303,32 @@ CLAIMS = (
         meaning="Curvature penalties contain the input gradient's, as far as the label is believed.",
     ),
     Claim(
+        "B4d",
+        "and no direction has more than all together",
+        r"\lambda_{\max}(H) \le \mathrm{tr}\, H",
+        OURS,
+        "derived",
+        "<=",
+        _b4_trace,
+        meaning="Equal for two classes (T4).",
+    ),
+    Claim(
         "B5s",
         "softmax cannot bend more than one half",
-        r"\lambda_{\max}(\mathrm{diag}(p) - p p^\top) \le \max_k 2 p_k (1 - p_k) \le \tfrac12",
+        r"\lambda_{\max}(\mathrm{diag}(p) - p p^\top) \le \max_k 2 p_k (1 - p_k)",
         OURS,
         "derived",
         "<=",
         _b5_softmax,
+    ),
+    Claim(
+        "B5t",
+        "at two classes of equal probability",
+        r"\max_k 2 p_k (1 - p_k) \le \tfrac12",
+        OURS,
+        "derived",
+        "<=",
+        _b5_half,
     ),
     Claim(
         "B5",
@@ -241,6 +348,15 @@ CLAIMS = (
         "derived",
         "<=",
         _b5_jacobian,
+    ),
+    Claim(
+        "B5f",
+        "as centring and the largest direction only take away",
+        r"\tfrac12 \|J_c\|_2^2 \le \tfrac12 \|J\|_F^2",
+        OURS,
+        "derived",
+        "<=",
+        _b5_norms,
     ),
     Claim(
         "B5c",
@@ -269,27 +385,5 @@ CLAIMS = (
         "<=",
         _b5_low,
         meaning="Where all classes are equally likely, curvature is half of cross-Lipschitz, exactly.",
-    ),
-    Claim(
-        "B6",
-        "the loss within a region",
-        r"L(x+d) \le L(x) + \|d\|_2 \|g\|_2 + \tfrac14 \|d\|_2^2 \|J\|_2^2",
-        OURS,
-        "derived",
-        "<=",
-        _b6,
-        (AFFINE_HERE, SAME_REGION),
-        meaning="Input gradient and Jacobian together bound what any attack within the region can do.",
-    ),
-    Claim(
-        "B7",
-        "the prediction is safe up to a distance",
-        r"\|d\|_2 \le \min_{k \ne y} \frac{z_y - z_k}{\|J_y - J_k\|_2} \;\Rightarrow\; F(x+d) = y",
-        "the linear case of Hein & Andriushchenko 2017, Theorem 2.1 (recalled)",
-        "derived",
-        "<=",
-        _b7,
-        (AFFINE_HERE, SAME_REGION, CORRECT),
-        meaning="Exact inside the region: a certificate for as far as the region reaches.",
     ),
 )

@@ -1,47 +1,38 @@
-"""The energy of the loss around a sample, and what it bounds.
-
-S. Zhang, K. Huang, Z. Xu, "On Model Robustness Against Adversarial Examples", arXiv 1911.06479, state that adversarial
-training under the l2 norm and VAT minimise a lower bound of an energy. The energy's formula is inferred (see
-``robustreg.penalties.energy``); the inequalities are ours and hold for it on every network. Integrals are sums over
-points, so they hold to the accuracy of the quadrature, and a supremum is the largest value that was found.
-"""
+"""Energies along a path bound what adversarial training and VAT lower (E1 to E7)."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
+from robustreg import numerics
 from robustreg.attacks import Virtual
-from robustreg.connections.case import Case, Displaced
+from robustreg.connections.case import Case
 from robustreg.connections.claim import Claim, Condition
 from robustreg.connections.claims.two_classes import STEEPEST_REGION
-from robustreg.connections.regions import AFFINE_HERE, BINARY, SMOOTH
+from robustreg.connections.energies import (
+    QUADRATURE,
+    RESOLVED,
+    SOURCE,
+    STEPS,
+    Path,
+    ball,
+    ball_gradients,
+    ball_term,
+    displaced_path,
+    path,
+    resolves,
+    segment,
+    steepest,
+    steepest_path,
+)
+from robustreg.connections.quantities import gradient_rounding, weight
+from robustreg.connections.regions import AFFINE_HERE, BINARY, SMOOTH, affine_between
 from robustreg.penalties import Consistency, Energy, GradientNorm
-from robustreg.points import Along, Point, Steepest
+from robustreg.points import Along, Point
 from robustreg.terms import LossAt
-from robustreg.threat import Threat
-
-SOURCE = "the inferred energy of Zhang, Huang & Xu 2019 (arXiv 1911.06479)"
-STEPS, DRAWS = 20, 8
-QUADRATURE = 2e-2  # relative: a kink between two of the points moves their sum by a share of 1 / STEPS
-
-
-def ball(case: Case) -> Threat:
-    """The l2 ball of the case's radius, without a box."""
-    return Threat("l2", case.radius, bounds=None)
-
-
-def segment(case: Case, divergence: str = "ce", end: Point | None = None, steps: int = STEPS) -> Tensor:
-    """``||r|| int_0^1 ||grad D(t r)|| dt`` by the library's term."""
-    term = Energy(
-        ball(case), "segment", divergence=divergence, samples=steps, end=end, find="eval", mode="eval"
-    )
-    return case.term(term)
-
-
-def steepest(case: Case) -> Point:
-    """One step of adversarial training under l2."""
-    return Steepest(ball(case))
 
 
 def largest_gradient(case: Case, end: Point) -> Tensor:
@@ -52,79 +43,12 @@ def largest_gradient(case: Case, end: Point) -> Tensor:
     return torch.stack([*norms, worst]).amax(0)
 
 
-def _midpoints(case: Case, start: Tensor, end: Tensor) -> list[Tensor]:
-    """Of the segment's ``STEPS`` equal parts."""
-    return [start + (k + 0.5) / STEPS * (end - start) for k in range(STEPS)]
-
-
-def _directional(case: Case) -> Tensor:
-    """``int_0^1 |r . grad L(x + t r)| dt`` to the steepest step, by midpoints."""
-    end = case.found(steepest(case))
-    r = (end - case.x).flatten(1)
-    slopes = [(r * case.loss_gradient_at(u)).sum(1).abs() for u in _midpoints(case, case.x, end)]
-    return torch.stack(slopes).mean(0)
-
-
-def _along(case: Case) -> tuple[Tensor, Tensor]:
-    return case.term(LossAt(steepest(case), mode="eval")) - case.loss, case.measured(_directional)
-
-
-def _all_of_it(case: Case) -> tuple[Tensor, Tensor]:
-    return case.measured(_directional), segment(case, end=steepest(case))
-
-
-def _ball_gradients(case: Case) -> Tensor:
-    """Gradients ``[K, B, D]`` at the points at which the library's term looks in the ball."""
-    points = _ball_term(case).around(ball(case))
-    return torch.stack([case.loss_gradient_at(case.found(point)) for point in points])
-
-
-def _ball_term(case: Case) -> Energy:
-    return Energy(ball(case), "ball", samples=DRAWS, find="eval", mode="eval")
-
-
-def _in_ball(case: Case) -> Tensor:
-    return case.term(_ball_term(case))
-
-
-def _ball_sup(case: Case) -> tuple[Tensor, Tensor]:
-    return _in_ball(case), case.radius * case.measured(_ball_gradients).norm(dim=2).amax(0)
-
-
-def _jensen(case: Case) -> tuple[Tensor, Tensor]:
-    return case.radius * case.measured(_ball_gradients).mean(0).norm(dim=1), _in_ball(case)
-
-
-def _oscillation(case: Case) -> tuple[Tensor, Tensor]:
-    """The largest difference of losses between ends of diameters, against the steepness between them."""
-    step = (case.found(steepest(case)) - case.x).flatten(1)
-    gaps, steep = [], []
-    for d in (case.displacement, step):
-        ends = [case.x + (sign * d).reshape(case.x.shape) for sign in (-1, 1)]
-        gaps.append((case.loss_at(ends[1]) - case.loss_at(ends[0])).abs())
-        steep += [case.loss_gradient_at(u).norm(dim=1) for u in _midpoints(case, *ends)]
-    return torch.stack(gaps).amax(0), 2 * case.radius * torch.stack(steep).amax(0)
-
-
-def _small_ball(case: Case) -> tuple[Tensor, Tensor]:
-    end = case.displaced
-    return segment(case, end=end, steps=2), case.radius * case.gradient.norm(dim=1)
-
-
-def _top(case: Case) -> Displaced:
-    """``x + eps v`` along the largest eigenvalue of the Fisher matrix: where VAT goes."""
-    v = torch.linalg.eigh(case.hessian).eigenvectors[:, :, -1]
-    return Displaced(case.x + (case.radius * v).reshape(case.x.shape))
-
-
-def _top_segment(case: Case) -> tuple[Tensor, Tensor]:
-    return segment(case, "kl", _top(case), steps=2), case.term(Consistency(_top(case), mode="eval"))
-
-
-def _top_slope(case: Case) -> tuple[Tensor, Tensor]:
-    end = _top(case)
-    slope = GradientNorm(Threat("l2", case.radius, bounds=None), at=end, loss="kl", mode="eval")
-    return case.term(slope), 2 * case.term(Consistency(end, mode="eval"))
+def _segment_sup_free(case: Case) -> tuple[Tensor, Tensor]:
+    """With the divergence from the clean prediction for the loss, on the way that VAT goes."""
+    end = Virtual(ball(case), mode="eval")
+    points = [Along(end=end, t=(k + 0.5) / STEPS) for k in range(STEPS)]
+    slopes = [case.term(GradientNorm(ball(case), at=point, loss="kl", mode="eval")) for point in points]
+    return segment(case, "kl", end), torch.stack(slopes).amax(0)
 
 
 def _adversarial(case: Case) -> tuple[Tensor, Tensor]:
@@ -146,6 +70,27 @@ def _mean_value(case: Case) -> tuple[Tensor, Tensor]:
     return rise, case.radius * largest_gradient(case, case.displaced)
 
 
+def _below_log_two(case: Case) -> Tensor:
+    most: Tensor = _mean_value(case)[1] + case.loss + case.measured(displaced_path).missed
+    return most < math.log(2)
+
+
+def _safe(case: Case) -> tuple[Tensor, Tensor]:
+    loss = case.loss_at(case.end)
+    return loss, torch.full_like(loss, math.log(2))
+
+
+def _centre_and_sup(case: Case) -> tuple[Tensor, Tensor]:
+    centre = case.radius * case.gradient.norm(dim=1)
+    return centre, torch.maximum(centre, case.radius * largest_gradient(case, steepest(case)))
+
+
+def _centre_free(case: Case) -> tuple[Tensor, Tensor]:
+    target = case.logits.detach()
+    g = case.gradient_of(lambda z: numerics.kl(target, z), case.x)
+    return case.radius * g.norm(dim=1), torch.zeros_like(case.loss)
+
+
 def _centre(case: Case) -> tuple[Tensor, Tensor]:
     centre = case.term(Energy(ball(case), "centre", find="eval", mode="eval"))
     return centre, case.term(GradientNorm(ball(case), mode="eval"))
@@ -155,19 +100,45 @@ def _binary(case: Case) -> tuple[Tensor, Tensor]:
     return segment(case, end=steepest(case)), case.term(LossAt(steepest(case), mode="eval")) - case.loss
 
 
+def _binary_sup(case: Case) -> tuple[Tensor, Tensor]:
+    """The largest of what was found in the ball, the steepest step among it."""
+    draws = case.measured(ball_gradients).norm(dim=2).amax(0)
+    there = case.loss_gradient_at(case.found(steepest(case))).norm(dim=1)
+    w = weight(case).norm(dim=1)
+    closed = torch.sigmoid(case.radius * w - numerics.margin(case.logits, case.y))
+    return case.radius * torch.maximum(draws, there), case.radius * w * closed
+
+
 def _quadratic(case: Case) -> tuple[Tensor, Tensor]:
     bent = torch.einsum("bde,be->bd", case.hessian, case.displacement)
     # to leading order the gradient grows linearly along the segment, and two midpoints integrate it exactly
     return segment(case, "kl", case.displaced, steps=2), 0.5 * case.radius * bent.norm(dim=1)
 
 
-def _no_kink_to_the_top(case: Case) -> Tensor:
-    toward = case.at_radius(case.radius)
-    toward.direction = (_top(case).end - case.x).flatten(1) / case.radius
-    return SMOOTH.measure(toward)
+def _bent_and_along(case: Case) -> tuple[Tensor, Tensor]:
+    bent = torch.einsum("bde,be->bd", case.hessian, case.displacement)
+    return 0.5 * (case.displacement * bent).sum(1), 0.5 * case.radius * bent.norm(dim=1)
 
 
-TOP_SMOOTH = Condition("no kink along the sharpest direction", _no_kink_to_the_top)
+BALL_REGION = Condition(
+    "one linear region up to the points of the ball",
+    lambda c: torch.stack(
+        [affine_between(c, c.x, c.found(point)) for point in ball_term(c).around(ball(c))]
+    ).all(0),
+)
+
+
+SMALL_ENERGY = Condition("the loss and the energy on the way to x + d are below log 2", _below_log_two)
+
+
+def _free_path(case: Case) -> Path:
+    """The divergence on the way that VAT goes."""
+    target = case.logits
+    end = case.found(Virtual(ball(case), mode="eval"))
+    return path(case, case.x, end, lambda z: numerics.kl(target, z))
+
+
+RESOLVED_FREE, RESOLVED_RANDOM = resolves(_free_path), resolves(displaced_path)
 
 CLAIMS = (
     Claim(
@@ -178,6 +149,7 @@ CLAIMS = (
         "published",
         "<=",
         _adversarial,
+        (RESOLVED,),
         tolerance=QUADRATURE,
         meaning="The rise of the loss to the end of a path is at most the steepness along the path.",
     ),
@@ -189,6 +161,7 @@ CLAIMS = (
         "published",
         "<=",
         _virtual,
+        (RESOLVED_FREE,),
         tolerance=QUADRATURE,
         meaning="Both can be small while the loss moves in between.",
     ),
@@ -203,6 +176,26 @@ CLAIMS = (
         meaning="The supremum is the largest gradient that was found, the path's own points among the candidates.",
     ),
     Claim(
+        "E3b",
+        "label-free too",
+        r"\|r\| \int_0^1 \|\nabla_u \mathrm{KL}(p(x)\|p(x+u))|_{u=tr}\|\,dt "
+        r"\le \epsilon \sup_u \|\nabla_u \mathrm{KL}(p(x)\|p(x+u))\|",
+        SOURCE,
+        "derived",
+        "<=",
+        _segment_sup_free,
+    ),
+    Claim(
+        "E3c",
+        "and so is the centre's",
+        r"E_{\mathrm{centre}} \le \epsilon \sup_u \|\nabla L(x+u)\|",
+        SOURCE,
+        "derived",
+        "<=",
+        _centre_and_sup,
+        meaning="By definition: the centre is one of the points. How much less it is shows what the centre misses.",
+    ),
+    Claim(
         "E4",
         "a small energy keeps the loss small",
         r"L(x+d) \le L(x) + \|d\| \sup_t \|\nabla L(x+td)\|",
@@ -210,8 +203,20 @@ CLAIMS = (
         "published",
         "<=",
         _mean_value,
+        (RESOLVED_RANDOM,),
         tolerance=QUADRATURE,
         meaning="If the loss plus the energy is below log 2, no point of the ball is misclassified.",
+    ),
+    Claim(
+        "E4b",
+        "so no adversarial example is there",
+        r"L(x) + \|d\| \sup_t \|\nabla L(x+td)\| < \log 2 \Rightarrow L(x+d) < \log 2",
+        SOURCE,
+        "published",
+        "<=",
+        _safe,
+        (SMALL_ENERGY, RESOLVED_RANDOM),
+        meaning="Below log 2 the label has more than half of the probability, and no other class can win.",
     ),
     Claim(
         "E5",
@@ -224,6 +229,17 @@ CLAIMS = (
         meaning="The unified gradient family is the energy without a neighbourhood.",
     ),
     Claim(
+        "E5b",
+        "the label-free energy has none",
+        r"\nabla_u \mathrm{KL}(p(x)\|p(x+u))|_{u=0} = 0",
+        SOURCE,
+        "derived",
+        "=",
+        _centre_free,
+        rounding=gradient_rounding,
+        meaning="The divergence is smallest where nothing has moved: it must be looked at beside the sample.",
+    ),
+    Claim(
         "E6",
         "two classes: the bound is attained",
         r"E_{\mathrm{seg}} = L(x+r) - L(x)",
@@ -231,9 +247,28 @@ CLAIMS = (
         "derived",
         "=",
         _binary,
-        (BINARY, AFFINE_HERE, STEEPEST_REGION),
+        (BINARY, AFFINE_HERE, STEEPEST_REGION, RESOLVED),
         tolerance=1e-5,
+        rounding=lambda c: c.measured(steepest_path).missed,
         meaning="On an affine network of two classes adversarial training and the energy are one.",
+    ),
+    Claim(
+        "E6b",
+        "two classes: the worst point in closed form",
+        r"E_{\sup} = \epsilon \|w\|_2\, \sigma(-m + \epsilon \|w\|_2)",
+        SOURCE,
+        "derived",
+        "=",
+        _binary_sup,
+        (
+            BINARY,
+            AFFINE_HERE,
+            STEEPEST_REGION,
+            BALL_REGION,
+        ),
+        tolerance=1e-7,
+        rounding=gradient_rounding,
+        meaning="The largest gradient of the ball is where adversarial training goes.",
     ),
     Claim(
         "E7",
@@ -248,90 +283,13 @@ CLAIMS = (
         meaning="Small steps: the energy of the divergence penalises what CURE penalises.",
     ),
     Claim(
-        "E8",
-        "the rise is at most what the loss moves along the path",
-        r"L(x+r) - L(x) \le \int_0^1 |r \cdot \nabla L(x+tr)|\,dt",
+        "E7b",
+        "which is at least the curvature along the path",
+        r"\tfrac12 d^\top H d \le \tfrac12 \|d\| \|Hd\|",
         SOURCE,
         "derived",
         "<=",
-        _along,
-        tolerance=QUADRATURE,
-        meaning="Equal where the loss rises all the way; far apart where it rises and falls again.",
-    ),
-    Claim(
-        "E8b",
-        "which is at most the energy",
-        r"\int_0^1 |r \cdot \nabla L(x+tr)|\,dt \le \|r\| \int_0^1 \|\nabla L(x+tr)\|\,dt",
-        SOURCE,
-        "derived",
-        "<=",
-        _all_of_it,
-        meaning="The energy sees steepness across the path as well.",
-    ),
-    Claim(
-        "E9",
-        "losses in the ball differ by at most twice the worst point's energy",
-        r"\max_{u,v} |L(x+u) - L(x+v)| \le 2 \epsilon \sup_u \|\nabla L(x+u)\|",
-        SOURCE,
-        "derived",
-        "<=",
-        _oscillation,
-        tolerance=QUADRATURE,
-        meaning="Looked at over two diameters of the ball, a random one and the steepest.",
-    ),
-    Claim(
-        "E10",
-        "the ball's energy is at most that of the worst point",
-        r"\epsilon\,\mathbb{E}_u \|\nabla L(x+u)\| \le \epsilon \sup_u \|\nabla L(x+u)\|",
-        SOURCE,
-        "derived",
-        "<=",
-        _ball_sup,
-        meaning="It is no bound of what adversarial training lowers: a mean can miss the path to the worst point.",
-    ),
-    Claim(
-        "E11",
-        "the ball's energy is at least the smoothed loss's gradient",
-        r"\epsilon\,\|\mathbb{E}_u \nabla L(x+u)\| \le \epsilon\,\mathbb{E}_u \|\nabla L(x+u)\|",
-        SOURCE,
-        "derived",
-        "<=",
-        _jensen,
-        meaning="Jensen: what smoothing averages away, the energy still counts.",
-    ),
-    Claim(
-        "E12",
-        "in a small ball every energy is the gradient norm",
-        r"E_{\mathrm{seg}} = \epsilon \|\nabla L(x)\|_2 + O(\epsilon^2)",
-        SOURCE,
-        "derived",
-        "~",
-        _small_ball,
-        (SMOOTH,),
-        order=2.0,
-        meaning="Energies part from each other and from the gradient family only where the loss bends.",
-    ),
-    Claim(
-        "E13",
-        "along the sharpest direction VAT's bound is attained",
-        r"E_{\mathrm{seg}}^{\mathrm{KL}}(\epsilon v) = \mathrm{KL}(p(x)\|p(x+\epsilon v)) + O(\epsilon^3)",
-        SOURCE,
-        "derived",
-        "~",
-        _top_segment,
-        (TOP_SMOOTH,),
-        order=3.0,
-        meaning="There VAT and the label-free energy are one.",
-    ),
-    Claim(
-        "E14",
-        "and the worst point's energy is twice as much",
-        r"\epsilon \|\nabla_u \mathrm{KL}(p(x)\|p(x+u))\|_{u = \epsilon v} = 2\,\mathrm{KL} + O(\epsilon^3)",
-        SOURCE,
-        "derived",
-        "~",
-        _top_slope,
-        (TOP_SMOOTH,),
-        order=3.0,
+        _bent_and_along,
+        meaning="Equal along eigenvectors: the energy also counts how the gradient turns.",
     ),
 )

@@ -8,7 +8,16 @@ from torch import Tensor
 from robustreg import numerics
 from robustreg.connections.case import Case
 from robustreg.connections.claim import Claim
-from robustreg.connections.quantities import OURS, bent, gradient_change, linearity_gap, residual_p
+from robustreg.connections.quantities import (
+    OURS,
+    bent,
+    entry_by_entry,
+    gradient_change,
+    gradient_rounding,
+    linearity_gap,
+    loss_rounding,
+    residual_p,
+)
 from robustreg.connections.regions import AFFINE_HERE, BIAS_FREE, SAME_REGION, SMOOTH
 from robustreg.penalties import Consistency
 
@@ -38,6 +47,10 @@ def _i10(case: Case) -> tuple[Tensor, Tensor]:
     return (case.flat * case.gradient).sum(1), (residual_p(case) * case.logits).sum(1)
 
 
+def _i10_logits(case: Case) -> tuple[Tensor, Tensor]:
+    return entry_by_entry(torch.einsum("bkd,bd->bk", case.jacobian, case.flat), case.logits)
+
+
 def _i11(case: Case) -> tuple[Tensor, Tensor]:
     return linearity_gap(case), case.term(Consistency(case.displaced, mode="eval"))
 
@@ -65,6 +78,7 @@ CLAIMS = (
         "=",
         _i9,
         (AFFINE_HERE, SAME_REGION),
+        rounding=gradient_rounding,
         meaning="What CURE penalises is the change of the probabilities, carried back by the Jacobian.",
     ),
     Claim(
@@ -115,6 +129,20 @@ CLAIMS = (
         meaning="Along the ray through the sample the loss's slope is known from the logits alone.",
     ),
     Claim(
+        "I10b",
+        "its logits are linear in the sample",
+        r"z(x) = J x",
+        OURS,
+        "derived",
+        "=",
+        _i10_logits,
+        (
+            AFFINE_HERE,
+            BIAS_FREE,
+        ),
+        meaning="Such a network is homogeneous of degree one, and I10 follows.",
+    ),
+    Claim(
         "I11",
         "linearity gap = KL divergence",
         r"L(x+d) - L(x) - d \cdot \nabla L(x) = \mathrm{KL}(p(x) \,\|\, p(x+d))",
@@ -124,6 +152,7 @@ CLAIMS = (
         _i11,
         (AFFINE_HERE, SAME_REGION),
         tolerance=1e-6,
+        rounding=loss_rounding,
         meaning="Inside a linear region LLR and TRADES penalise the same number, whatever the label.",
     ),
     Claim(

@@ -101,6 +101,13 @@ def _r3_one_point(case: Case) -> tuple[Tensor, Tensor]:
     return case.term(term), (1 - TAU) * case.loss_at(end).mean().reshape(1)
 
 
+def _r3_by_hand(case: Case) -> tuple[Tensor, Tensor]:
+    """The loss with the term beside it, from the mean losses at its two points."""
+    term = SatR3(cube(case), tau=TAU, mode="eval")
+    low, high = (case.loss_at(end).mean() for end in _points(case, term.stack(cube(case)).points))
+    return high + case.term(term), torch.maximum(high, (1 - TAU) * high + low).reshape(1)
+
+
 CLAIMS = (
     Claim(
         "S1",
@@ -191,5 +198,17 @@ CLAIMS = (
         _r3_one_point,
         of_the_batch=True,
         meaning="With a share below one the hinge is active where the loss hardly grows: it asks for growth.",
+    ),
+    Claim(
+        "S8",
+        "what R3's hinge does to the loss",
+        r"\ell_{\mathrm{high}} + R_3 "
+        r"= \max(\ell_{\mathrm{high}},\ (1-\tau)\, \ell_{\mathrm{high}} + \ell_{\mathrm{low}})",
+        SOURCE,
+        "derived",
+        "=",
+        _r3_by_hand,
+        of_the_batch=True,
+        meaning="Where it is active, the full step counts less and the small one in full.",
     ),
 )

@@ -13,7 +13,9 @@ from robustreg.connections.claim import Claim, Condition
 from robustreg.connections.quantities import (
     OURS,
     cross_lipschitz_term,
+    entry_by_entry,
     gradient_change,
+    gradient_rounding,
     igr,
     jacobian_term,
     largest,
@@ -31,6 +33,15 @@ def _bin_igr(case: Case) -> tuple[Tensor, Tensor]:
     return igr(case), wrong(case) * weight(case).norm(dim=1)
 
 
+def _bin_vector(case: Case) -> tuple[Tensor, Tensor]:
+    return entry_by_entry(-_sign(case) * wrong(case)[:, None] * weight(case), case.gradient)
+
+
+def _sign(case: Case) -> Tensor:
+    """``s = 1`` where the label is class 0 and -1 where it is class 1, ``[B, 1]``."""
+    return (1 - 2 * case.y[:, None]).double()
+
+
 def _bin_cl(case: Case) -> tuple[Tensor, Tensor]:
     return cross_lipschitz_term(case), 0.5 * squared(weight(case))
 
@@ -42,6 +53,11 @@ def _bin_jacobian(case: Case) -> tuple[Tensor, Tensor]:
 
 def _bin_hessian(case: Case) -> tuple[Tensor, Tensor]:
     return largest(case.hessian), case.p_y * wrong(case) * squared(weight(case))
+
+
+def _bin_matrix(case: Case) -> tuple[Tensor, Tensor]:
+    w, size = weight(case), case.p_y * wrong(case)
+    return entry_by_entry(size[:, None, None] * w[:, :, None] * w[:, None], case.hessian)
 
 
 def _bin_change(case: Case) -> tuple[Tensor, Tensor]:
@@ -68,6 +84,23 @@ def _bin_worst(case: Case, norm: str = "l2", dual: float = 2.0) -> tuple[Tensor,
     return case.loss_at(steepest_end(case, norm)), torch.nn.functional.softplus(-margin + case.radius * slope)
 
 
+def _bin_worst_to_second_order(case: Case) -> tuple[Tensor, Tensor]:
+    first = case.radius * weight(case).norm(dim=1)
+    rise = case.loss_at(steepest_end(case, "l2")) - case.loss
+    return rise, wrong(case) * first + 0.5 * case.p_y * wrong(case) * first.square()
+
+
+def _bin_along_gradient(case: Case) -> tuple[Tensor, Tensor]:
+    change = case.loss_gradient_at(steepest_end(case, "l2")) - case.gradient
+    return change.norm(dim=1), case.radius * case.p_y * wrong(case) * squared(weight(case))
+
+
+def _bin_along(case: Case) -> tuple[Tensor, Tensor]:
+    w = weight(case)
+    slope = (w * case.displacement).sum(1).abs()
+    return gradient_change(case).norm(dim=1), case.p_y * wrong(case) * slope * w.norm(dim=1)
+
+
 def _bin_cure(case: Case) -> tuple[Tensor, Tensor]:
     """CURE's step of l2 length h along the sign of the gradient, as the library's term takes it."""
     change = case.term(Curvature(case.radius, squared=False, mode="eval"))
@@ -75,13 +108,35 @@ def _bin_cure(case: Case) -> tuple[Tensor, Tensor]:
     return change, case.radius * case.p_y * wrong(case) * w.abs().sum(1) * w.norm(dim=1) / size
 
 
+def _one_logit(z: Tensor, x: Tensor) -> Tensor:
+    """``f = z_1 - z_0`` ``[B, 1]``, positive for class 1."""
+    return z[:, 1:] - z[:, :1]
+
+
+def _logistic(f: Tensor, y: Tensor) -> Tensor:
+    return torch.nn.functional.binary_cross_entropy_with_logits(f[:, 0], y.to(f.dtype), reduction="none")
+
+
+def _single_loss(case: Case) -> tuple[Tensor, Tensor]:
+    """The logistic loss and its input gradient, next to the cross-entropy's."""
+    one = case.changed(_one_logit)
+    g = one.gradient_of(lambda f: _logistic(f, case.y), case.x)
+    off = squared(g - case.gradient).sqrt() + (_logistic(one.logits, case.y) - case.loss).abs()
+    size = case.loss + squared(case.gradient).sqrt()
+    return size + off, size
+
+
+def _single_jacobian(case: Case) -> tuple[Tensor, Tensor]:
+    return jacobian_term(case.changed(_one_logit)), cross_lipschitz_term(case)
+
+
 STEEPEST_REGION = Condition(
-    "one linear region up to the steepest step",
-    lambda c: affine_between(c, c.x, steepest_end(c, "l2")),
+    "a gradient in float64, and one linear region up to the steepest step",
+    lambda c: (c.gradient != 0).any(1) & affine_between(c, c.x, steepest_end(c, "l2")),
 )
 SIGN_REGION = Condition(
-    "one linear region up to the step along the gradient's sign",
-    lambda c: affine_between(c, c.x, steepest_end(c, "linf")),
+    "a gradient in float64, and one linear region up to the step along its sign",
+    lambda c: (c.gradient != 0).any(1) & affine_between(c, c.x, steepest_end(c, "linf")),
 )
 
 
@@ -95,7 +150,20 @@ CLAIMS = (
         "=",
         _bin_igr,
         (BINARY,),
+        rounding=gradient_rounding,
         meaning="Fades on samples that are confidently right.",
+    ),
+    Claim(
+        "T1b",
+        "and as a vector",
+        r"g = -s\, (1-p_y)\, w,\quad s = 1 \text{ if } y = 0, \text{ else } -1",
+        OURS,
+        "derived",
+        "=",
+        _bin_vector,
+        (BINARY,),
+        rounding=gradient_rounding,
+        meaning="In every norm the gradient is that share of the logits' difference.",
     ),
     Claim(
         "T2",
@@ -130,6 +198,17 @@ CLAIMS = (
         meaning="Fades on samples that are confidently right and confidently wrong.",
     ),
     Claim(
+        "T4b",
+        "of rank one",
+        r"H = p_y (1-p_y)\, w w^\top",
+        OURS,
+        "derived",
+        "=",
+        _bin_matrix,
+        (BINARY,),
+        meaning="So the largest eigenvalue, the trace and the Frobenius norm are one number.",
+    ),
+    Claim(
         "T5",
         "two classes: what CURE sees",
         r"\|\nabla L(x+d) - \nabla L(x)\| = |p_y(x+d) - p_y(x)|\, \|w\|",
@@ -139,6 +218,7 @@ CLAIMS = (
         _bin_change,
         (BINARY, AFFINE_HERE, SAME_REGION),
         tolerance=1e-7,
+        rounding=gradient_rounding,
     ),
     Claim(
         "T6",
@@ -175,6 +255,23 @@ CLAIMS = (
         meaning="FGSM is exact, and the dual norm of the logits' difference is all that matters.",
     ),
     Claim(
+        "T7c",
+        "and to second order curvature comes in",
+        r"\max_{\|d\|_2 \le \epsilon} L(x+d) - L(x) "
+        r"= \epsilon (1-p_y) \|w\|_2 + \tfrac12 \epsilon^2 p_y (1-p_y) \|w\|_2^2 + O(\epsilon^3)",
+        OURS,
+        "derived",
+        "~",
+        _bin_worst_to_second_order,
+        (
+            BINARY,
+            AFFINE_HERE,
+            STEEPEST_REGION,
+        ),
+        order=3.0,
+        meaning="Adversarial training is the input gradient's norm plus half of the trace of the curvature.",
+    ),
+    Claim(
         "T8",
         "two classes: bound B2b is attained",
         r"\|g\|_2 = \sqrt{2\,\mathrm{CL}}\,(1-p_y)",
@@ -183,6 +280,7 @@ CLAIMS = (
         "=",
         _bin_tight,
         (BINARY,),
+        rounding=gradient_rounding,
         meaning="Input-gradient regularisation is cross-Lipschitz regularisation times a factor of confidence.",
     ),
     Claim(
@@ -208,5 +306,60 @@ CLAIMS = (
         (BINARY, AFFINE_HERE, SIGN_REGION),
         order=2.0,
         meaning="The sign's direction brings the l1 norm in, which is what linf attacks see.",
+    ),
+    Claim(
+        "T10b",
+        "along the gradient itself",
+        r"\|\nabla L(x+hv) - \nabla L(x)\| = h\,p_y(1-p_y)\,\|w\|_2^2 + O(h^2),\ v = g / \|g\|_2",
+        OURS,
+        "derived",
+        "~",
+        _bin_along_gradient,
+        (
+            BINARY,
+            AFFINE_HERE,
+            STEEPEST_REGION,
+        ),
+        order=2.0,
+    ),
+    Claim(
+        "T10c",
+        "and along any direction",
+        r"\|\nabla L(x+d) - \nabla L(x)\| = p_y(1-p_y)\,|w \cdot d|\,\|w\|_2 + O(\|d\|^2)",
+        OURS,
+        "derived",
+        "~",
+        _bin_along,
+        (
+            BINARY,
+            AFFINE_HERE,
+            SAME_REGION,
+        ),
+        order=2.0,
+        meaning="Across the logits' difference nothing bends.",
+    ),
+    Claim(
+        "T11",
+        "one logit: the same loss and gradient",
+        r"\log(1 + e^{-sf}) = L,\ f = z_1 - z_0,\quad "
+        r"\nabla_x \log(1 + e^{-sf}) = g,\quad s = 1 \text{ if } y = 1, \text{ else } -1",
+        OURS,
+        "derived",
+        "=",
+        _single_loss,
+        (BINARY,),
+        rounding=gradient_rounding,
+        meaning="A network with one logit and the logistic loss is one with two logits, one of which is 0.",
+    ),
+    Claim(
+        "T12",
+        "one logit: the Jacobian",
+        r"\tfrac12 \|\nabla_x f\|_2^2 = \tfrac12 \|w\|_2^2 = \mathrm{CL}",
+        OURS,
+        "derived",
+        "=",
+        _single_jacobian,
+        (BINARY,),
+        meaning="With one logit Jacobian and cross-Lipschitz regularisation are the same; with two, I2b parts them.",
     ),
 )
