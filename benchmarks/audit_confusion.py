@@ -155,7 +155,8 @@ def built(job: dict[str, Any]) -> tuple[nn.Module, rr.Threat]:
         return trained(net, OBJECTIVES[name](threat), train, EPOCHS[data], RATE[data], seed), threat
     if job["kind"] == "sound_other":
         other = OTHERS[name]
-        net = trained(network(arch, data, seed), other.objective(), train, other.epochs, RATE[data], seed)
+        net = other.prepared(network(arch, data, seed))
+        net = trained(net, other.objective(), train, other.epochs, RATE[data], seed)
         return net, other.threat
     if job["kind"] == "collapsed":
         return collapsed(seed)

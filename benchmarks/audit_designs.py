@@ -3,11 +3,14 @@
 Masked ones, beside those that ship in `robustreg.testing.planted`, and sound ones with other threats, activations and
 losses. No threshold was moved because of them. Two checks were changed when the sound ones were first looked at, on
 seed 7: in l1 the audit now climbs by APGD, and a model that gives one class to everything is said to have learnt
-nothing, not to be masked. `linf_narrow` and `linf_wide` take less and more than the eps of the other models.
+nothing, not to be masked. Three were changed after a round of 21 masked and 25 sound designs, on seeds 0 to 2; those
+that it was changed for stand here since: `lent_gradients` was called sound, `trades_l2` and `lipschitz` suspicious.
+`linf_narrow` and `linf_wide` take less and more than the eps of the other models.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -139,6 +142,70 @@ class InventedGradients(nn.Module):
         return self.net(_Invented.apply(x))  # type: ignore[no-any-return, no-untyped-call]
 
 
+class LentGradients(nn.Module):
+    """The network's outputs with the gradients of a copy whose weights were shaken: nearly right everywhere."""
+
+    def __init__(self, net: nn.Module, noise: float = 0.5) -> None:
+        super().__init__()
+        self.net, self.lender = net, copy.deepcopy(net)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for p in self.lender.parameters():
+                p.add_(noise * p.std() * torch.randn(p.shape, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[B, C]`."""
+        lent = self.lender(x)
+        return self.net(x).detach() + lent - lent.detach()
+
+
+class AntiAdversary(nn.Module):
+    """The input moved towards more confidence before it is classified (Alfarra et al. 2022), without a gradient."""
+
+    def __init__(self, net: nn.Module, step: float = 0.15, steps: int = 2) -> None:
+        super().__init__()
+        self.net, self.step, self.steps = net, step, steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[B, C]`."""
+        moved = torch.zeros_like(x)
+        with torch.enable_grad():
+            said = self.net(x.detach()).argmax(1)
+            for _ in range(self.steps):
+                u = (x.detach() + moved).requires_grad_()
+                (g,) = torch.autograd.grad(F.cross_entropy(self.net(u), said, reduction="sum"), u)
+                moved = moved - self.step * g.sign()
+        return self.net(x + moved)
+
+
+class HashedNoise(nn.Module):
+    """Noise on the input that the input itself decides: every call gives the same, and no two inputs are alike."""
+
+    def __init__(self, net: nn.Module, noise: float = 0.3) -> None:
+        super().__init__()
+        self.net, self.noise = net, noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[B, C]`."""
+        rows = x.detach().double().flatten(1)
+        k = torch.arange(1.0, rows.shape[1] + 1).to(rows)
+        seeds = (rows * k.sqrt() * 1e6).sum(1, keepdim=True)
+        noise = torch.frac(torch.sin(seeds * k * 12.9898) * 43758.5453).to(x)
+        return self.net(x + self.noise * noise.reshape(x.shape))
+
+
+class OwnScale(nn.Module):
+    """Logits times a positive factor that swings with the input's mean: it changes no decision, and every gradient."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[B, C]`."""
+        return self.net(x) * torch.exp(3 * torch.sin(2000 * x.flatten(1).mean(1, keepdim=True)))
+
+
 def winners_take_all(net: nn.Module) -> nn.Module:
     """The network with k-WTA for every activation; to be trained with it."""
     for module in list(net.modules()):
@@ -155,6 +222,10 @@ HELD_OUT: dict[str, Design] = {
     "block_rounding": Design(BlockRounding),
     "blocked_when_unsure": Design(BlockedWhenUnsure),
     "invented_gradients": Design(InventedGradients),
+    "lent_gradients": Design(LentGradients),
+    "anti_adversary": Design(AntiAdversary),
+    "hashed_noise": Design(HashedNoise),
+    "own_scale": Design(OwnScale),
 }
 
 
@@ -167,9 +238,20 @@ class Sound:
     method: str = "plain"
     smoothing: float = 0.0
     epochs: int = 15
+    lipschitz: bool = False
+
+    def prepared(self, net: nn.Module) -> nn.Module:
+        """The network before training; with linear layers of spectral norm 1 if `lipschitz`."""
+        if self.lipschitz:
+            for module in net.modules():
+                if isinstance(module, nn.Linear):
+                    nn.utils.parametrizations.spectral_norm(module)
+        return net
 
     def objective(self) -> Any:
         """Of its training."""
+        if self.method == "trades":
+            return rr.methods.trades(self.threat, steps=5)
         if self.method == "pgd":
             return rr.methods.pgd_at(self.threat, steps=5)
         return rr.CrossEntropy(smoothing=self.smoothing)
@@ -187,4 +269,6 @@ OTHERS: dict[str, Sound] = {
     "l2": Sound("mlp-gelu", rr.Threat("l2", 0.6)),
     "l2_pgd": Sound("conv-relu", rr.Threat("l2", 0.6), "pgd"),
     "l1_pgd": Sound("mlp-relu", rr.Threat("l1", 2.0), "pgd"),
+    "trades_l2": Sound("resnet", rr.Threat("l2", 0.8), "trades"),
+    "lipschitz": Sound("mlp-relu", _LINF, epochs=40, lipschitz=True),
 }
