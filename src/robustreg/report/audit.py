@@ -28,6 +28,7 @@ _MEANING = {
 # Checks that say what hides the weakness, those about the same thing together, the most telling first; the others
 # only show that something does.
 _CAUSES = (
+    ("loss_scale",),
     ("straight_through", "output_levels", "clipped_outputs", "flat_steps", "zero_gradients", "true_gradient"),
     ("averaged_attack", "repeated_calls"),
     ("attacked_alone", "batch_mates"),
@@ -35,7 +36,6 @@ _CAUSES = (
     ("single_step", "label_leaking", "single_step_symptoms"),
     ("finite_outputs",),
     ("learnt",),
-    ("loss_scale",),
 )
 _ENSEMBLE = "robustreg evaluate RUN 'evaluation.attacks=[standard_ensemble]'"
 
