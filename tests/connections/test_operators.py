@@ -107,9 +107,78 @@ def test_spectral_norms(name: str, network: Build, samples: Tensor) -> None:
         assert found.converged.all()
         assert (found.value <= truth * (1 + 1e-12)).all()
         torch.testing.assert_close(found.value, truth, rtol=1e-4, atol=1e-10)
-    short = Jacobian(case).spectral_norm(tolerance=1e-15, most=2)
-    assert short.iterations == 2
+    short = Jacobian(case).spectral_norm(tolerance=1e-15, most=1)
+    assert short.iterations == 1
     assert not short.converged.all()
+
+
+def with_singular_values(values: Tensor, seed: int) -> Case:
+    """A linear network whose Jacobian has these, at 8 samples with starting vectors of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (
+        torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64)).Q
+        for _ in range(2)
+    )
+    net = nn.Linear(len(values), len(values), bias=False).double()
+    net.weight.data = left @ torch.diag(values) @ right.T
+    return Case(net, torch.rand(8, len(values), generator=generator), torch.arange(8))
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("gap", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_the_tolerance_holds_where_others_are_close_behind(gap: float, tolerance: float) -> None:
+    """One singular value of 1, thirty that are less by the gap: power iteration says it is done far too early."""
+    rest = torch.cat([torch.full((30,), 1.0 - gap), torch.linspace(0.9, 0.1, 33)])
+    values = torch.cat([torch.ones(1), rest]).double()
+    for seed in range(5):
+        found = Jacobian(with_singular_values(values, seed)).spectral_norm(tolerance=tolerance, seed=seed)
+        assert found.converged.all()
+        assert (found.error <= tolerance).all()
+        assert ((found.value - 1).abs() <= tolerance).all()
+
+
+def test_what_has_not_converged_says_so_and_by_how_much() -> None:
+    """The error that is told holds an actual singular value at any number of iterations."""
+    values = torch.linspace(1.0, 0.9, 64).double()
+    case = with_singular_values(values, 0)
+    for most in (1, 2, 4, 8, 16):
+        found = Jacobian(case).spectral_norm(tolerance=1e-12, most=most)
+        assert not found.converged.any()
+        nearest = (found.value[:, None] - values).abs().amin(1)
+        assert (nearest <= found.error * found.value).all()
+        assert (found.value <= 1 + 1e-12).all()
+
+
+def test_the_largest_magnitude_of_an_indefinite_matrix(network: Build, samples: Tensor) -> None:
+    """Where the lowest eigenvalue is the largest in magnitude too."""
+    case = case_of(network, "gelu", samples)
+    signs = torch.linalg.eigvalsh(hessian_by_autograd(case))
+    assert (signs[:, 0] < 0).any()
+    found = Hessian(case).spectral_norm(tolerance=1e-10)
+    torch.testing.assert_close(found.value, signs.abs().amax(1), rtol=1e-9, atol=1e-14)
+
+
+def test_one_run_of_the_network_for_all_products(samples: Tensor) -> None:
+    class Counting(nn.Module):
+        runs = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Tanh())
+
+        def forward(self, x: Tensor) -> Tensor:
+            Counting.runs += 1
+            found: Tensor = self.net(x)
+            return found
+
+    case = Case(Counting(), samples, torch.arange(6) % 3)
+    operator, hessian = Jacobian(case), Hessian(case)
+    v, u = torch.randn(6, 16).double(), torch.randn(6, 3).double()
+    operator.matvec(v), operator.rmatvec(u), hessian.matvec(v)
+    before = Counting.runs
+    operator.spectral_norm()
+    hessian.trace(draws=8)
+    assert Counting.runs == before
 
 
 def test_a_zero_matrix_has_norm_zero() -> None:
@@ -131,6 +200,7 @@ def test_scipy_takes_one_sample(network: Build, samples: Tensor) -> None:
     )
     largest = sparse.svds(operator, k=1, return_singular_vectors=False)[0]
     assert largest == pytest.approx(np.linalg.norm(matrix, 2))
+    assert Jacobian(case).spectral_norm(1e-10).value[2].item() == pytest.approx(largest)
     with pytest.raises(IndexError, match="there are 6 samples"):
         Jacobian(case).to_scipy(6)
 

@@ -1,26 +1,34 @@
 """The matrices of the theory without their entries: products, traces and norms of Jacobian, Hessian and Fisher matrix.
 
 Every operator is a batch of matrices ``[B, M, N]``, one a sample, on vectors in input space ``[B, N]`` (and logits
-space ``[B, M]`` for the Jacobians). A product is two or three backward passes through the network whatever its size;
-only ``dense()`` makes the entries.
+space ``[B, M]`` for the Jacobians). Only ``dense()`` makes the entries.
+
+They are the linear maps of ``torch.func``: the network runs once for an operator, and every product is a backward pass
+through what that left (two for ``J v``, whose map is the transpose of a transpose: forward mode would run the network
+again each time, and asks for more than a network's operations always have). The graphs live as long as the operator.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.func import grad, vjp
 
+from robustreg import numerics
 from robustreg.connections.case import Case
+from robustreg.connections.lanczos import Extreme, extreme
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
+
+Map = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,14 @@ class Norm:
 
     Attributes:
         value: ``[B]``.
-        change: relative change in the last iteration ``[B]``.
+        error: a singular value lies within this share of the value ``[B]``. That it is the largest is all but certain
+            from a random start, also where others are close behind.
         iterations: how many there were.
-        converged: where the change was below the tolerance ``[B]``.
+        converged: where the error is below the tolerance ``[B]``.
     """
 
     value: Tensor
-    change: Tensor
+    error: Tensor
     iterations: int
     converged: Tensor
 
@@ -94,27 +103,16 @@ class Operator(ABC):
         return Gram(self).trace_by_sketch(draws, seed)
 
     def spectral_norm(self, tolerance: float = 1e-6, most: int = 200, seed: int = 0) -> Norm:
-        """The largest singular value by power iteration on ``A^T A``.
+        """The largest singular value, by Lanczos on the smaller of ``A A^T`` and ``A^T A``.
 
         Args:
-            tolerance: it ends when the value changes by less, relative to itself, on every sample.
-            most: iterations at most.
+            tolerance: relative, for every sample.
+            most: iterations at most, each of them two products.
             seed: of the starting vectors.
         """
-        batch, rows, columns = self.shape
-        wide = rows <= columns
-        v = _unit(_normal(self.case, (batch, min(rows, columns)), seed))
-        value = torch.zeros_like(v[:, 0])
-        change = torch.full_like(value, math.inf)
-        iterations = 0
-        while iterations < most and bool((change > tolerance).any()):
-            image = self.rmatvec(v) if wide else self.matvec(v)
-            now = image.norm(dim=1)
-            # the change understates what is missing where the two largest values are close
-            change = torch.where(now > 0, (now - value).abs() / torch.where(now > 0, now, 1.0), 0.0)
-            value, iterations = now, iterations + 1
-            v = _unit(self.matvec(image) if wide else self.rmatvec(image))
-        return Norm(value, change, iterations, change <= tolerance)
+        gram = Gram(self)
+        found = extreme(gram.matvec, _normal(self.case, gram.shape[:2], seed), tolerance, most)
+        return _as_norm(found, found.value.clamp(min=0).sqrt(), tolerance)
 
     def to_scipy(self, i: int) -> Any:
         """The matrix of sample ``i`` as a ``scipy.sparse.linalg.LinearOperator``.
@@ -153,6 +151,11 @@ class Symmetric(Operator):
     def rmatvec(self, u: Tensor) -> Tensor:
         """The same as ``matvec``."""
         return self.matvec(u)
+
+    def spectral_norm(self, tolerance: float = 1e-6, most: int = 200, seed: int = 0) -> Norm:
+        """The largest magnitude of an eigenvalue, by Lanczos on the matrix itself: one product an iteration."""
+        found = extreme(self.matvec, _normal(self.case, self.shape[:2], seed), tolerance, most)
+        return _as_norm(found, found.value.abs(), tolerance)
 
     def trace(self, draws: int = 32, seed: int = 0) -> Estimate:
         """``tr A`` by Hutchinson's estimator, ``E v^T A v`` over random signs ``v``."""
@@ -211,18 +214,24 @@ class Jacobian(Operator):
         return batch, classes, self.case.flat.shape[1]
 
     def matvec(self, v: Tensor) -> Tensor:
-        """``J v``: the derivative of ``J^T u`` in ``u`` (two backwards)."""
-        x = self.case.x.detach().requires_grad_()
-        with torch.enable_grad():
-            logits = self.case.logits_at(x)
-            u = torch.zeros_like(logits, requires_grad=True)
-            (pulled,) = torch.autograd.grad(logits, x, u, create_graph=True)
-            (image,) = torch.autograd.grad(pulled, u, v.reshape(x.shape))
+        """``J v``."""
+        (image,) = self._push(v.reshape(self.case.x.shape))
         return image
 
     def rmatvec(self, u: Tensor) -> Tensor:
-        """``J^T u`` (one backward)."""
-        return self.case.gradient_of(lambda z: (z * u).sum(1), self.case.x)
+        """``J^T u``."""
+        (image,) = self._pull(u)
+        return image.flatten(1)
+
+    @cached_property
+    def _pull(self) -> Map:
+        pull: Map = vjp(self.case.logits_at, self.case.x)[1]
+        return pull
+
+    @cached_property
+    def _push(self) -> Map:
+        push: Map = vjp(lambda u: self._pull(u)[0], torch.zeros_like(self.case.logits))[1]
+        return push
 
 
 class CentredJacobian(Jacobian):
@@ -245,7 +254,7 @@ class GaussNewton(Symmetric):
         self._jacobian = Jacobian(case)
 
     def matvec(self, v: Tensor) -> Tensor:
-        """``J^T S (J v)`` (three backwards)."""
+        """``J^T S (J v)``."""
         p, pushed = self.case.p, self._jacobian.matvec(v)
         # deviations from the mean lose less than S does where one class is nearly certain
         return self._jacobian.rmatvec(p * (pushed - (p * pushed).sum(1, keepdim=True)))
@@ -259,22 +268,21 @@ class Hessian(Symmetric):
     """``grad_x^2 L``, the loss's Hessian by differentiating twice, on any network."""
 
     def matvec(self, v: Tensor) -> Tensor:
-        """``H v`` (a backward through a backward)."""
-        x = self.case.x.detach().requires_grad_()
-        with torch.enable_grad():
-            loss = torch.nn.functional.cross_entropy(self.case.logits_at(x), self.case.y, reduction="none")
-            (g,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
-            (image,) = torch.autograd.grad(g, x, v.reshape(x.shape))
+        """``H v``."""
+        (image,) = self._pull(v.reshape(self.case.x.shape))
         return image.flatten(1)
+
+    @cached_property
+    def _pull(self) -> Map:
+        def loss(x: Tensor) -> Tensor:
+            return numerics.cross_entropy(self.case.logits_at(x), self.case.y).sum()
+
+        pull: Map = vjp(grad(loss), self.case.x)[1]
+        return pull
 
 
 def _centred(u: Tensor) -> Tensor:
     return u - u.mean(1, keepdim=True)
-
-
-def _unit(v: Tensor) -> Tensor:
-    length = v.norm(dim=1, keepdim=True)
-    return v / torch.where(length > 0, length, 1.0)
 
 
 def _normal(case: Case, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -288,6 +296,12 @@ def _signs(case: Case, shape: tuple[int, ...], draws: int, seed: int) -> list[Te
     generator = torch.Generator().manual_seed(seed)
     signs = 2 * torch.randint(2, (draws, *shape), generator=generator, dtype=torch.float64) - 1
     return list(signs.to(case.x.device).unbind(0))
+
+
+def _as_norm(found: Extreme, value: Tensor, tolerance: float) -> Norm:
+    size = found.value.abs()
+    error = torch.where(size > 0, found.residual / torch.where(size > 0, size, 1.0), found.residual)
+    return Norm(value, error, found.iterations, error <= tolerance)
 
 
 def _mean(values: Any) -> Estimate:

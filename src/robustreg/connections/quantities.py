@@ -15,7 +15,6 @@ from torch import Tensor
 
 from robustreg import numerics
 from robustreg.connections.case import Case
-from robustreg.connections.operators import Hessian
 from robustreg.penalties import CrossLipschitz, FisherTrace, GradientNorm, JacobianNorm
 from robustreg.threat import Threat
 
@@ -107,7 +106,11 @@ def gradient_change(case: Case) -> Tensor:
 
 def bent(case: Case) -> Tensor:
     """``grad_x^2 L d`` ``[B, D]`` by differentiating twice, on any network."""
-    return Hessian(case).matvec(case.displacement)
+    u = case.x.detach().requires_grad_()
+    with torch.enable_grad():
+        (g,) = torch.autograd.grad(case.loss_at(u).sum(), u, create_graph=True)
+        (image,) = torch.autograd.grad(g, u, case.displacement.reshape(u.shape))
+    return image.flatten(1)
 
 
 def linearity_gap(case: Case) -> Tensor:
