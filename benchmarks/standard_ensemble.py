@@ -6,12 +6,14 @@ FOLDER holds a copy of the package ``autoattack`` (github.com/fra31/auto-attack)
 without it only ours runs. Models are trained here by methods of the library, in float32, and kept in ``--models``. Both
 sides get the same model and points in one process, chunk by chunk and in alternating order; every answer is checked
 again here, in ball, in box and misclassified, before it counts. Finished models are in the file and are not run again.
+``--again`` runs both sides a second time with another seed: how far does the official code agree with itself?
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import platform
 import time
@@ -48,6 +50,9 @@ class Subject:
     train_eps: float
     eps: float
     norm: str = "linf"
+    network: str = "small_conv"
+    width: float = 16
+    epochs: int | None = None
 
 
 def _plain(threat: rr.Threat) -> Any:
@@ -63,6 +68,9 @@ def _single(threat: rr.Threat) -> Any:
 
 
 SUBJECTS = {
+    "mnist rs-fgsm resnet": Subject(
+        "mnist", "relu", lambda t: rr.methods.rs_fgsm(t), 0.15, 0.15, "linf", "preact_resnet18", 0.5, 1
+    ),
     "mnist plain relu": Subject("mnist", "relu", _plain, 0.1, 0.1),
     "mnist pgd relu": Subject("mnist", "relu", _pgd, 0.2, 0.2),
     "mnist rs-fgsm relu": Subject("mnist", "relu", lambda t: rr.methods.rs_fgsm(t), 0.2, 0.2),
@@ -99,7 +107,11 @@ def trained(subject: Subject, data: tuple[Tensor, Tensor], seed: int, file: Path
     """The subject's model: Adam with a learning rate that falls to 0; from the file, if it is there."""
     x, y = data
     net = models.build(
-        "small_conv", shape=tuple(x.shape[1:]), width=16, activation=subject.activation, seed=seed
+        subject.network,
+        shape=tuple(x.shape[1:]),
+        width=subject.width,
+        activation=subject.activation,
+        seed=seed,
     )
     if file is not None and file.exists():
         net.load_state_dict(load_file(file))
@@ -107,9 +119,10 @@ def trained(subject: Subject, data: tuple[Tensor, Tensor], seed: int, file: Path
     objective = subject.objective(rr.Threat(subject.norm, subject.train_eps))
     module, generator = rr.ObjectiveModule(net, objective, seed=seed), torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(net.parameters(), LEARNING_RATE)
-    total, step = EPOCHS[subject.data] * -(-len(x) // 100), 0
+    epochs = subject.epochs or EPOCHS[subject.data]
+    total, step = epochs * -(-len(x) // 100), 0
     net.train()
-    for _ in range(EPOCHS[subject.data]):
+    for _ in range(epochs):
         for rows in torch.randperm(len(x), generator=generator).split(100):
             optimiser.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / total)
             optimiser.zero_grad()
@@ -126,11 +139,15 @@ def trained(subject: Subject, data: tuple[Tensor, Tensor], seed: int, file: Path
 Verdicts = Callable[[Tensor, Tensor], Tensor]
 
 
-def ours(net: nn.Module, threat: rr.Threat, attack: rr.Point, seed: int, batch: int) -> Verdicts:
+def ours(
+    net: nn.Module, threat: rr.Threat, attack: rr.Point, seed: int, batch: int, precision: Any = "full"
+) -> Verdicts:
     """Which of the samples still stand, by this library."""
 
     def of(x: Tensor, y: Tensor) -> Tensor:
-        evaluation = rr.evaluate(net, (x, y), {"attack": attack}, threat, seed=seed, batch_size=batch)
+        evaluation = rr.evaluate(
+            net, (x, y), {"attack": attack}, threat, seed=seed, batch_size=batch, precision=precision
+        )
         if evaluation.attacks[0].problem:
             raise SystemExit(f"ours broke the threat: {evaluation.attacks[0].problem}")
         return evaluation.worst_case.outcomes
@@ -182,15 +199,20 @@ def beside(sides: dict[str, Verdicts], x: Tensor, y: Tensor, chunk: int) -> dict
             "seconds": round(sum(seconds[name]), 2),
             "processor_seconds": round(sum(processor[name]), 2),
         }
-    if len(sides) == 2:
+    if "official" in sides:
         a, b = torch.cat(verdicts["ours"]), torch.cat(verdicts["official"])
         row["only_ours_fools"] = (~a & b).nonzero().flatten().tolist()
         row["only_official_fools"] = (a & ~b).nonzero().flatten().tolist()
         row["ratio"] = round(sum(seconds["ours"]) / sum(seconds["official"]), 3)
         row["processor_ratio"] = round(sum(processor["ours"]) / sum(processor["official"]), 3)
-        row["ratio_by_chunk"] = [
-            round(p / q, 3) for p, q in zip(seconds["ours"], seconds["official"], strict=True)
+        row["processor_ratio_by_chunk"] = [
+            round(p / q, 3) for p, q in zip(processor["ours"], processor["official"], strict=True)
         ]
+    row["differ"] = {
+        f"{one} / {other}": (torch.cat(verdicts[one]) != torch.cat(verdicts[other]))
+        .nonzero().flatten().tolist()
+        for one, other in itertools.combinations(sides, 2)
+    }  # fmt: skip
     return row
 
 
@@ -209,16 +231,22 @@ def compare(name: str, options: argparse.Namespace, has_official: bool) -> dict[
         "eps": subject.eps,
         "n": len(y),
         "clean": clean,
-        "settings": {k: getattr(options, k) for k in ("seed", "threads", "chunk", "batch", "official_batch")},
+        "settings": {
+            k: getattr(options, k)
+            for k in ("seed", "threads", "chunk", "batch", "official_batch", "precision")
+        },
     }
     attacks: dict[str, rr.Point] = {"ensemble": StandardEnsemble(threat), **members(threat)}
     for title, attack in attacks.items():
         if options.only and title not in options.only:
             continue
-        sides = {"ours": ours(net, threat, attack, options.seed, options.batch)}
-        if has_official:
-            run = list(OFFICIAL.values()) if title == "ensemble" else [OFFICIAL[title]]
-            sides["official"] = official(net, threat, run, options.seed, options.official_batch)
+        sides: dict[str, Verdicts] = {}
+        run = list(OFFICIAL.values()) if title == "ensemble" else [OFFICIAL[title]]
+        for more in range(2 if options.again else 1):
+            seed, named = options.seed + more, ", another seed" if more else ""
+            sides["ours" + named] = ours(net, threat, attack, seed, options.batch, options.precision)
+            if has_official:
+                sides["official" + named] = official(net, threat, run, seed, options.official_batch)
         n = len(y) if title == "ensemble" else min(options.alone, len(y))
         row[title] = {"n": n, **beside(sides, x[:n], y[:n], options.chunk)}
         print(line(name, title, row[title]), flush=True)
@@ -239,38 +267,39 @@ def line(name: str, title: str, row: dict[str, Any]) -> str:
 
 def page(record: dict[str, Any]) -> str:
     """The record's ensembles as a Markdown table."""
-    head = [
-        "model",
-        "attacked within",
-        "samples",
-        "right",
-        "robust, ours",
-        "robust, official",
-        "only ours fools",
-    ]
-    head += [
-        "only official fools",
-        "seconds, ours",
-        "seconds, official",
-        "ratio",
-        "by chunk",
-        "of processor time",
-    ]
+    pairs = ["ours / official", "ours / ours, another seed", "official / official, another seed"]
+    head = ["model", "attacked within", "samples", "right", "robust, ours", "robust, official"]
+    head += ["only ours fools", "only official fools", *(f"differ, {pair}" for pair in pairs[1:])]
+    head += ["share robust", "processor seconds, ours", "official", "ratio", "by chunk", "ratio of seconds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in record["rows"]:
         both = row["ensemble"]
         if "official" not in both:
             continue
-        cells = [row["model"], f"{row['norm']} {row['eps']:g}", both["n"], row["clean"]]
+        precision = row["settings"]["precision"]
+        name = row["model"] + ("" if precision == "full" else f", {precision}")
+        cells = [name, f"{row['norm']} {row['eps']:g}", both["n"], row["clean"]]
         cells += [both[side]["robust"] for side in ("ours", "official")]
-        cells += [both[key] or "-" for key in ("only_ours_fools", "only_official_fools")]
-        cells += [both[side]["seconds"] for side in ("ours", "official")]
-        cells += [
-            both["ratio"],
-            ", ".join(map(str, both["ratio_by_chunk"])),
-            both.get("processor_ratio", "-"),
-        ]
+        cells += [len(both[key]) for key in ("only_ours_fools", "only_official_fools")]
+        cells += [len(both["differ"][pair]) if pair in both["differ"] else "" for pair in pairs[1:]]
+        cells += [f"{100 * both['official']['accuracy']:.0f} %"]
+        cells += [round(both[side]["processor_seconds"]) for side in ("ours", "official")]
+        ratios = ", ".join(f"{ratio:.2f}" for ratio in both["processor_ratio_by_chunk"])
+        cells += [f"{both['processor_ratio']:.2f}", ratios, f"{both['ratio']:.2f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join([*lines, "", totals(record, pairs)])
+
+
+def totals(record: dict[str, Any], pairs: list[str]) -> str:
+    """How many samples of all rows each pair of sides judges differently, with 95 % intervals."""
+    lines = []
+    for pair in pairs:
+        rows = [row["ensemble"] for row in record["rows"] if pair in row["ensemble"]["differ"]]
+        n, differ = sum(row["n"] for row in rows), sum(len(row["differ"][pair]) for row in rows)
+        if n:
+            low, high = wilson(differ, n)
+            share = f"{100 * differ / n:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+            lines.append(f"{pair}: {differ} of {n} samples differ, {share}")
     return "\n".join(lines)
 
 
@@ -288,15 +317,17 @@ def main() -> None:
     parser.add_argument("--official-batch", type=int, default=250)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="both sides a second time, with another seed")
+    parser.add_argument("--precision", choices=("full", "bf16"), default="full", help="of our attacks")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     has_official = importlib.util.find_spec("autoattack") is not None
     versions = {"python": platform.python_version(), "torch": torch.__version__, "robustreg": rr.__version__}
     record = json.loads(options.out.read_text()) if options.out.exists() else {"rows": []}
     record.update(versions=versions, official=OFFICIAL_SOURCE)
-    done = {row["model"] for row in record["rows"]}
+    done = {(row["model"], row["settings"]["precision"]) for row in record["rows"]}
     for name in options.subjects:
-        if name not in done:
+        if (name, options.precision) not in done:
             record["rows"].append(compare(name, options, has_official))
             write_json_atomic(options.out, record)
     print(page(record))

@@ -20,6 +20,7 @@ from robustreg.threat import Threat
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, for 10,000 queries
 _AT_ONCE = 256  # queries whose random numbers are made together
 _TOGETHER = 256  # points for a run of the network where few samples are left, each with several queries
+_SMALL = 1 << 15  # input values that a run may have: more points where they are small, 512 of 64 values
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class _Search:
         self._attack, self._probe = attack, probe
         self._moves: Moves = (Corners if attack.threat.norm == math.inf else Bumps)(attack.threat)
         self._image = _image(probe.x.shape[1:])
+        self._together = max(_TOGETHER, _SMALL // max(self._image.numel(), 1))
         x, labelled = probe.x, probe.y is not None and needs_labels(attack.loss)
         self._leave = labelled and attack.mode == "eval"
         self.found = x.clone()
@@ -146,7 +148,7 @@ class _Search:
             walking = ((done < count) & ~walk.fooled).nonzero().squeeze(1)
             if walking.numel() == 0:
                 return
-            some = torch.arange(max(_TOGETHER // walking.numel(), 1), device=done.device)
+            some = torch.arange(max(self._together // walking.numel(), 1), device=done.device)
             number = done[walking].unsqueeze(1) + some
             asked = (number < count).flatten()
             number, at = number.flatten()[asked], walking.repeat_interleave(some.numel())[asked]
@@ -187,7 +189,7 @@ class _Search:
             )
             turn = 0
             while True:
-                at, number, trial = corners.next(~walk.fooled, _TOGETHER)
+                at, number, trial = corners.next(~walk.fooled, self._together)
                 if at.numel() == 0:
                     break
                 losses, wrong = self._query(trial, walk.rows[at], restart, 1 + query, turn)
