@@ -42,7 +42,7 @@ def test_targets_side_by_side_are_targets_one_after_the_other(
 ) -> None:
     net, x, y = classifier(5)
     together, few = run(attack, net, x, y)
-    monkeypatch.setattr(search, "_ROWS", 1)
+    monkeypatch.setattr(search, "rows_at_once", lambda features: 1)
     one_by_one, many = run(attack, net, x, y)
     torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-9)
     assert few < many
@@ -54,7 +54,7 @@ def test_minimal_norms_too(norm: str, classifier: Any, monkeypatch: pytest.Monke
     net, x, y = classifier(5)
     attack = FAB(rr.Threat(norm, 0.1), steps=8)
     together = attack.minimal(net, x, y)[1]
-    monkeypatch.setattr(search, "_ROWS", 1)
+    monkeypatch.setattr(search, "rows_at_once", lambda features: 1)
     torch.testing.assert_close(together, attack.minimal(net, x, y)[1])
 
 

@@ -32,13 +32,20 @@ What a network keeps for the way back then stays near the processor: on small co
 a time took a quarter less than 256."""
 
 
-_ROWS = 256
-"""So many rows go together at most where a few samples climb towards several targets at once."""
+_ROWS, _SMALL = 256, 1 << 15
+
+
+def rows_at_once(features: int) -> int:
+    """So many rows go together at most where each of a few samples has several, its targets or its queries.
+
+    256, and more of small inputs, 512 of 64 values: what each run of the network costs besides its rows counts there.
+    """
+    return max(_ROWS, _SMALL // max(features, 1))
 
 
 def climbs_at_once(rows: int, features: int, climbs: int) -> int:
     """How many climbs of a few samples (their targets) go together: as many as make one portion of a batch."""
-    return max(1, min(climbs, _AT_ONCE // max(rows * features, 1), _ROWS // max(rows, 1)))
+    return max(1, min(climbs, _AT_ONCE // max(rows * features, 1), rows_at_once(features) // max(rows, 1)))
 
 
 def slices(z: Tensor, mode: Mode) -> list[slice]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustreg.attacks.corner_walk import CornerWalk
 from robustreg.attacks.row_numbers import draw_keys, words
+from robustreg.attacks.search import rows_at_once
 from robustreg.attacks.square_moves import Bumps, Corners, Moves, window
 from robustreg.losses import Loss, check_loss, needs_labels
 from robustreg.modes import Mode, check_mode
@@ -19,8 +20,6 @@ from robustreg.threat import Threat
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, for 10,000 queries
 _AT_ONCE = 256  # queries whose random numbers are made together
-_TOGETHER = 256  # points for a run of the network where few samples are left, each with several queries
-_SMALL = 1 << 15  # input values that a run may have: more points where they are small, 512 of 64 values
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class _Search:
         self._attack, self._probe = attack, probe
         self._moves: Moves = (Corners if attack.threat.norm == math.inf else Bumps)(attack.threat)
         self._image = _image(probe.x.shape[1:])
-        self._together = max(_TOGETHER, _SMALL // max(self._image.numel(), 1))
+        self._together = rows_at_once(self._image.numel())
         x, labelled = probe.x, probe.y is not None and needs_labels(attack.loss)
         self._leave = labelled and attack.mode == "eval"
         self.found = x.clone()
