@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -106,6 +107,74 @@ def test_a_fooled_sample_costs_the_next_member_nothing(trained: Any, short: Any)
     StandardEnsemble(T)(net, x, y)
     handle.remove()
     assert rows[-1] < rows[0]
+
+
+@pytest.fixture
+def shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The members of the ensemble with fewer steps and queries."""
+
+    def of(threat: rr.Threat, version: str = "standard") -> dict[str, rr.Point]:
+        return {
+            "apgd_ce": APGD(threat, steps=20),
+            "apgd_t": APGDT(threat, steps=20, targets=3),
+            "fab_t": FAB(threat, steps=10, targets=3),
+            "square": Square(threat, queries=100, rescale=False),
+        }
+
+    monkeypatch.setattr(ensemble, "members", of)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize(("scale", "shift"), [(1e-3, 0.0), (1e3, 0.0), (1.0, 1e4)])
+def test_the_scale_of_the_logits_plays_no_part(
+    norm: str, scale: float, shift: float, trained: Any, shortened: Any
+) -> None:
+    net, x, y = trained
+    threat = rr.Threat(norm, {"linf": 0.06, "l2": 0.2, "l1": 0.35}[norm])
+    plain = evaluate(net, (x, y), StandardEnsemble(threat), threat).worst_case
+    scaled = evaluate(Scaled(net, scale, shift), (x, y), StandardEnsemble(threat), threat).worst_case
+    assert 0.1 < plain.accuracy < 0.9
+    # What the cross-entropy climbs does depend on the scale, so a sample at the edge may go either way.
+    assert int((scaled.outcomes != plain.outcomes).sum()) <= 1
+
+
+class Scaled(nn.Module):
+    """A network's logits times a factor plus a constant."""
+
+    def __init__(self, net: nn.Module, scale: float, shift: float) -> None:
+        super().__init__()
+        self.net, self.scale, self.shift = net, scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.net(x) + self.shift
+
+
+@pytest.mark.filterwarnings("ignore:the DLR loss needs at least 4 classes")
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("classes", [2, 3, 40])
+@pytest.mark.parametrize("shape", [(16,), (2, 8), (1, 4, 4), (3, 2, 3, 3)])
+def test_any_number_of_classes_and_any_shape(
+    norm: str, classes: int, shape: tuple[int, ...], shortened: Any
+) -> None:
+    """On a linear network of two classes the verdict is known: right where the margin exceeds eps |w|_q."""
+    g = torch.Generator().manual_seed(1)
+    n = math.prod(shape)
+    w = torch.randn(classes, n, generator=g, dtype=torch.float64)
+    w[2:] = -1.0  # beyond two there is no way to the other classes
+    x = 0.3 + 0.4 * torch.rand(12, *shape, generator=g, dtype=torch.float64)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(n, classes)).double()
+    with torch.no_grad():
+        net[1].weight.copy_(w)
+        net[1].bias.copy_(torch.full((classes,), -50.0))
+        net[1].bias[:2] = -0.5 * w[:2].sum(1)
+    threat = rr.Threat(norm, {"linf": 0.02, "l2": 0.08, "l1": 0.2}[norm])
+    y = net(x).argmax(1)
+    margin = (net(x)[:, 0] - net(x)[:, 1]).abs()
+    steepness = threat.dual_norm((w[0] - w[1]).reshape(1, *shape))
+    found = evaluate(net, (x, y), StandardEnsemble(threat), threat).worst_case.outcomes
+    clear = (margin / (threat.eps * steepness) - 1).abs() > 0.02
+    assert torch.equal(found[clear], (margin > threat.eps * steepness)[clear])
+    assert 0 < int(found.sum()) < 12
 
 
 def test_a_recipe_may_name_it() -> None:
