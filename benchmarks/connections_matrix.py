@@ -31,10 +31,13 @@ BASES: dict[str, dict[str, Any]] = {
     },
     "mnist": {
         "eps": 0.1,
-        # Most of the training set is held out: runs of seconds, and a clean accuracy that is known to a tenth of a point.
+        # Most of the training set is held out: runs of seconds, and a clean accuracy known to a tenth of a point.
         "overrides": [
-            "epochs=4", "validation.size=50000", "evaluation.samples=500", "evaluation.checkpoint=last"
-        ],  # fmt: skip
+            "epochs=4",
+            "validation.size=50000",
+            "evaluation.samples=500",
+            "evaluation.checkpoint=last",
+        ],
     },
 }
 ATTACKS = "[fgsm, {attack: pgd, steps: 20, restarts: 2}, {attack: apgdt, steps: 20}, {attack: square, queries: 500}]"

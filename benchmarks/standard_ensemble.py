@@ -53,6 +53,26 @@ class Subject:
     network: str = "small_conv"
     width: float = 16
     epochs: int | None = None
+    noise: float = (
+        0.0  # that the network adds to its inputs, at every run: it is attacked by the version "rand"
+    )
+
+    @property
+    def version(self) -> Any:
+        """Of the ensemble."""
+        return "rand" if self.noise else "standard"
+
+
+class Noisy(nn.Module):
+    """A network that adds normal noise to its inputs at every run."""
+
+    def __init__(self, net: nn.Module, std: float) -> None:
+        super().__init__()
+        self.net, self.std = net, std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, C]``."""
+        return self.net(x + self.std * torch.randn_like(x))
 
 
 def _plain(threat: rr.Threat) -> Any:
@@ -76,6 +96,7 @@ SUBJECTS = {
     "mnist rs-fgsm relu": Subject("mnist", "relu", lambda t: rr.methods.rs_fgsm(t), 0.2, 0.2),
     "mnist trades gelu": Subject("mnist", "gelu", lambda t: rr.methods.trades(t, steps=7), 0.2, 0.2),
     "digits pgd softplus": Subject("digits", "softplus", _pgd, 0.15, 0.15),
+    "digits pgd gelu noisy": Subject("digits", "gelu", _pgd, 0.15, 0.15, noise=0.1),
     "digits plain gelu": Subject("digits", "gelu", _plain, 0.1, 0.1),
     "digits pgd gelu": Subject("digits", "gelu", _pgd, 0.15, 0.15),
     "digits fgsm relu": Subject("digits", "relu", _single, 0.3, 0.2),
@@ -155,15 +176,18 @@ def ours(
     return of
 
 
-def official(net: nn.Module, threat: rr.Threat, attacks: list[str], seed: int, batch: int) -> Verdicts:
+def official(
+    net: nn.Module, threat: rr.Threat, attacks: list[str] | None, seed: int, batch: int, version: str
+) -> Verdicts:
     """Which of the samples still stand, by the official code."""
     from autoattack import AutoAttack  # the user's own copy
 
     norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.name]
     attack = AutoAttack(
-        net, norm=norm, eps=threat.eps, seed=seed, verbose=False, version="standard", device="cpu"
+        net, norm=norm, eps=threat.eps, seed=seed, verbose=False, version=version, device="cpu"
     )
-    attack.attacks_to_run = attacks
+    if attacks is not None:
+        attack.attacks_to_run = attacks
     ball = threat.with_eps(threat.eps * (1 + BEYOND))
 
     def of(x: Tensor, y: Tensor) -> Tensor:
@@ -222,6 +246,8 @@ def compare(name: str, options: argparse.Namespace, has_official: bool) -> dict[
     train, (x, y) = samples(subject.data, options.points)
     file = options.models / f"{name.replace(' ', '_')}_{options.seed}.safetensors" if options.models else None
     net = trained(subject, train, options.seed, file)
+    if subject.noise:
+        net = Noisy(net, subject.noise).eval()
     threat = rr.Threat(subject.norm, subject.eps)
     with torch.no_grad():
         clean = int((net(x).argmax(1) == y).sum())
@@ -236,17 +262,21 @@ def compare(name: str, options: argparse.Namespace, has_official: bool) -> dict[
             for k in ("seed", "threads", "chunk", "batch", "official_batch", "precision")
         },
     }
-    attacks: dict[str, rr.Point] = {"ensemble": StandardEnsemble(threat), **members(threat)}
+    attacks: dict[str, rr.Point] = {"ensemble": StandardEnsemble(threat, subject.version)}
+    if not subject.noise:
+        attacks |= members(threat)
     for title, attack in attacks.items():
         if options.only and title not in options.only:
             continue
         sides: dict[str, Verdicts] = {}
-        run = list(OFFICIAL.values()) if title == "ensemble" else [OFFICIAL[title]]
+        run = None if title == "ensemble" else [OFFICIAL[title]]  # None: all of its version
         for more in range(2 if options.again else 1):
             seed, named = options.seed + more, ", another seed" if more else ""
             sides["ours" + named] = ours(net, threat, attack, seed, options.batch, options.precision)
             if has_official:
-                sides["official" + named] = official(net, threat, run, seed, options.official_batch)
+                sides["official" + named] = official(
+                    net, threat, run, seed, options.official_batch, subject.version
+                )
         n = len(y) if title == "ensemble" else min(options.alone, len(y))
         row[title] = {"n": n, **beside(sides, x[:n], y[:n], options.chunk)}
         print(line(name, title, row[title]), flush=True)
