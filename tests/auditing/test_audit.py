@@ -391,3 +391,5 @@ def test_small_logits_are_told_of_and_not_accused(trained: Trained, test_samples
     assert found["loss_scale"].concern == "notice"
     assert found["worst_case"].concern == "notice"
     assert rr.audit(lambda x: 1e4 * net(x), test_samples, THREAT, checks=checks).verdict == "masked"
+    squashed = rr.audit(lambda x: 4 * torch.tanh(net(x)), test_samples, THREAT, checks=checks)
+    assert squashed.verdict == "suspicious"  # PGD misses far more than the choice of a loss explains

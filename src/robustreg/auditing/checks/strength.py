@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustreg.auditing import plots
 from robustreg.auditing.case import Case, Outcome, climb, spread
 from robustreg.auditing.checking import Measured, check, graded
+from robustreg.auditing.finding import Concern
 from robustreg.auditing.slopes import width
 from robustreg.auditing.statistics import Estimate, share
 from robustreg.evaluation.predict import correct
@@ -20,6 +21,7 @@ _GAP, _GAP_MASKED = 0.3, 0.5
 _MORE, _MORE_MASKED, _LOSS, _LOSS_MASKED = 0.10, 0.3, 0.15, 0.3
 _RANDOM = "The model is random, so comparing single attacks says nothing; see the averaging attack."
 _FULL, _FULL_MASKED, _RISE, _FALL = 0.05, 0.2, 0.10, 0.25
+_MILDER: dict[Concern, Concern] = {"none": "none", "suspicious": "notice", "masked": "suspicious"}
 _SPREAD = 10.0  # of logits over the classes: wide enough for cross-entropy to aim, and far from saturation
 
 
@@ -127,8 +129,8 @@ def more_effort(case: Case) -> Measured:
     "without aiming at another. Either way the weakness is there, and the usual attack misses it.",
     advice="Evaluate with losses that do not depend on the scale (margin, DLR), as the standard ensemble does.",
     source="Carlini and Wagner 2017 on defensive distillation; Croce and Hein 2020, DLR loss; thresholds ours, "
-    "against sound models in results/audit_confusion; up to a spread of the logits of 10 it informs only, because "
-    "there losses differ and no arithmetic fails",
+    "against sound models in results/audit_confusion; up to a spread of the logits of 10 it is one degree milder, "
+    "because there losses differ and no arithmetic fails",
     weight=86,
     threshold=_LOSS,
     decisive=_LOSS_MASKED,
@@ -146,8 +148,8 @@ def loss_scale(case: Case) -> Measured:
     plain = case.attacked("pgd").fooled
     found = share(fooled & ~plain)
     concern = graded(found, _LOSS, _LOSS_MASKED)
-    if concern != "none" and size <= _SPREAD:
-        concern = "notice"  # nothing saturates there: cross-entropy and margin are just two losses
+    if size <= _SPREAD:  # nothing saturates there: cross-entropy and margin are just two losses
+        concern = _MILDER[concern]
     return Measured(
         f"Margin or rescaled logits fool {found.percent()} more than the cross-entropy of the logits as they are, "
         f"whose spread over the classes is {size:.3g}.",
