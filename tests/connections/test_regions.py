@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustreg.connections import Case, border_distance, fitting_radius
+from robustreg.connections import CLAIMS, Case, border_distance, fitting_radius, telling_residual
 from robustreg.connections.kinks import Kinks
 from robustreg.connections.regions import (
     AFFINE_HERE,
@@ -20,6 +20,7 @@ from robustreg.connections.regions import (
     SAME_REGION,
     affine_between,
     codes,
+    unread,
 )
 
 KINKED = ["relu_pool", "batch_norm", "by_hand", "two_classes"]
@@ -134,6 +135,8 @@ def test_two_classes_and_biases_are_measured(network: Any, samples: Tensor) -> N
         (F.relu, 0.0), (torch.relu, 0.0), (lambda x: x.relu(), 0.0), (nn.ReLU(inplace=True), 0.0),
         (lambda x: x.clone().relu_(), 0.0), (nn.LeakyReLU(0.1), 0.0), (nn.PReLU(), 0.0), (torch.abs, 0.0),
         (nn.ReLU6(), 6.0), (nn.Hardtanh(-0.5, 0.25), 0.25), (lambda x: x.clamp(max=0.7), 0.7),
+        (nn.Softshrink(0.3), -0.3), (nn.Hardshrink(0.3), 0.3), (nn.Hardswish(), 3.0), (nn.ELU(0.5), 0.0),
+        (nn.SELU(), 0.0),
         (lambda x: x.clamp_min(0.3), 0.3), (lambda x: torch.clamp(x, -1, 1), -1.0), (nn.Threshold(0.2, 0.2), 0.2),
     ],
 )  # fmt: skip
@@ -151,7 +154,10 @@ def test_operations_that_bend_at_a_place(operation: Any, at: float) -> None:
     [
         nn.MaxPool2d(2), lambda x: F.max_pool2d(x, 2), nn.MaxPool2d(3, stride=1, padding=1),
         lambda x: x.reshape(2, 4, 4).amax(2), lambda x: x.reshape(2, 4, 4).max(dim=2).values,
-        lambda x: torch.maximum(x, x.flip(3)), lambda x: torch.max(x, x.flip(2)),
+        lambda x: torch.maximum(x, x.flip(3)), lambda x: torch.max(x, x.flip(2)), nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.AdaptiveMaxPool2d(1), lambda x: F.max_pool1d(x[:, 0], 2), lambda x: x.flatten(1).sort(1).values,
+        lambda x: x.flatten(1).topk(3, 1).values, lambda x: x.reshape(2, 4, 4).amin(2),
+        lambda x: x.reshape(2, 4, 4).median(2).values, lambda x: x.reshape(2, 4, 4).kthvalue(2, 2).values,
     ],
 )  # fmt: skip
 def test_maxima_change_winners(operation: Any) -> None:
@@ -170,3 +176,28 @@ def test_maxima_change_winners(operation: Any) -> None:
     with torch.no_grad(), Kinks() as other:
         operation(x.flip(0))
     assert not torch.equal(torch.cat(other.codes, 1), codes)
+
+
+def test_an_order_is_looked_for_at_a_radius_where_it_shows(network: Any, samples: Tensor) -> None:
+    by_key = {claim.key: claim for claim in CLAIMS}
+    short = case_of(network, "relu_pool", samples, 1e-5)
+    assert by_key["I9b"].residual(short).order == math.inf
+    told = telling_residual(by_key["I9b"], short)
+    assert told.order == pytest.approx(2, abs=0.25)
+    assert told.radii[0] > 1e-5
+    assert told.applies.any()
+    assert telling_residual(by_key["I9d"], short).order == math.inf  # exact in a region, at every radius
+    assert telling_residual(by_key["I1"], short).radii == ()
+
+
+def test_what_cannot_be_read_is_named(samples: Tensor) -> None:
+    class Compared(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)[:, :3].relu()
+            return torch.where(x > 0.5, x, 0.5 * x)
+
+    assert "where" in unread(Case(Compared(), samples, torch.arange(6) % 3))
+    assert (
+        unread(Case(nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(16, 3)), samples, torch.zeros(6).long()))
+        == set()
+    )

@@ -15,7 +15,7 @@ from torch import nn
 from robustreg.connections import CLAIMS, Case, distance_bounds
 from robustreg.connections.outcome import bounds_of, describe_case, outcome, tally
 from robustreg.report import write_connections
-from robustreg.report.connections import formula
+from robustreg.report.connections import FAMILIES, NOTATION, formula
 
 pytest.importorskip("plotly", reason="the page needs plotly")
 pytest.importorskip("jinja2", reason="the page needs jinja2")
@@ -48,16 +48,11 @@ def page(result: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> st
 
 
 def test_every_claim_is_there_with_its_formula(page: str, result: dict[str, Any]) -> None:
-    assert re.findall(r'<article class="claim" id="claim-(\w+)">', page) == [
-        c["key"] for c in _by_source(result)
-    ]
-    assert page.count("<math ") == len(CLAIMS)
+    found = re.findall(r'<article class="claim" id="claim-(\w+)">', page)
+    assert found == [claim["key"] for claim in result["claims"]] == [claim.key for claim in CLAIMS]
+    assert page.count("<math ") == len(CLAIMS) + len(NOTATION)
+    assert {key[0] for key in found} == set(FAMILIES)
     assert f"{result['tally']['holds']} statements" in page
-
-
-def _by_source(result: dict[str, Any]) -> list[dict[str, Any]]:
-    sources = list(dict.fromkeys(c["source"] for c in result["claims"]))
-    return sorted(result["claims"], key=lambda c: sources.index(c["source"]))
 
 
 def test_names_are_shown_as_they_stand(page: str) -> None:

@@ -99,7 +99,7 @@ def _check_run(
     setting: Setting,
     imports: list[str] | None,
 ) -> None:
-    from robustreg.connections import CLAIMS, fitting_radius, outcome
+    from robustreg.connections import CLAIMS, Claim, fitting_radius, outcome, telling_residual
     from robustreg.files import write_json_atomic
 
     if radius is not None and not radius > 0:
@@ -108,7 +108,8 @@ def _check_run(
     case = _case(run, samples, radius or RADIUS, setting, imports)
     if radius is None:
         case = case.at_radius(fitting_radius(case))
-    outcomes = [outcome.outcome(claim, claim.residual(case)) for claim in chosen]
+    judge = Claim.residual if radius is not None else telling_residual
+    outcomes = [outcome.outcome(claim, judge(claim, case)) for claim in chosen]
     result: dict[str, Any] = {
         "format": 1,
         "name": run.resolve().name,
@@ -187,13 +188,18 @@ def _print(result: dict[str, Any]) -> None:
             entry["verdict"],
             entry["title"],
             f"{entry['applies']}/{entry['of']}",
-            "" if entry["worst"] is None or entry["relation"] == "~" else f"{entry['worst']:.1e}",
+            _off_by(entry),
+            "" if entry["tightness"] is None else f"{entry['tightness']:.0%}",
             _order(entry),
         )
         for entry in result["claims"]
     ]
-    print_table(title, ("claim", "verdict", "", "applies", "off by", "order"), rows, left=3, gap=2)
+    print_table(title, ("claim", "verdict", "", "applies", "off by", "tight", "order"), rows, left=3, gap=2)
     tally = result["tally"]
+    console().print(
+        "off by: relative, beyond rounding; 0 = 0: both sides vanish, which says little. tight: the median of an "
+        "inequality's left side over its right. order: observed, of the one that is claimed"
+    )
     console().print(
         f"{tally['holds']} claims hold, {tally['violated']} violated, {tally['does not apply']} do not apply here"
     )
@@ -201,12 +207,20 @@ def _print(result: dict[str, Any]) -> None:
         console().print(_distance_sentence(result["distances"]))
 
 
+def _off_by(entry: dict[str, Any]) -> str:
+    if entry["worst"] is None or entry["relation"] == "~":
+        return ""
+    if entry["empty"] and entry["verdict"] == "holds":
+        return "0 = 0"
+    return "" if entry["relation"] == "<=" and not entry["worst"] else f"{entry['worst']:.1e}"
+
+
 def _order(entry: dict[str, Any]) -> str:
     if entry["order"] is None or not entry["applies"]:
         return ""
     if entry["below_rounding"]:
         return "no error"
-    return f"{entry['observed_order']:.2f} (claimed {entry['order']:g})"
+    return f"{entry['observed_order']:.2f} of {entry['order']:g}"
 
 
 def _distance_sentence(distances: dict[str, Any]) -> str:

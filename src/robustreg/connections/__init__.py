@@ -11,7 +11,7 @@ from robustreg.connections.case import Case
 from robustreg.connections.certificates import Sandwich, distance_bounds
 from robustreg.connections.claim import Claim, Condition, Residual
 from robustreg.connections.claims import CLAIMS
-from robustreg.connections.regions import border_distance, fitting_radius
+from robustreg.connections.regions import border_distance, fitting_radius, telling_residual
 
 __all__ = [
     "CLAIMS",
@@ -23,4 +23,5 @@ __all__ = [
     "border_distance",
     "distance_bounds",
     "fitting_radius",
+    "telling_residual",
 ]

@@ -49,11 +49,12 @@ class Residual:
     Attributes:
         left, right: its sides ``[B]`` in float64 (one number each where the claim is about the whole batch, ``[1]``).
         slack: ``right - left`` ``[B]``.
-        excess: how far the relation is missed ``[B]``, relative to the larger side; 0 for an inequality that holds.
+        rounding: what float64 leaves of the sides, or sums leave of integrals ``[B]``.
+        excess: how far the relation is missed ``[B]`` beyond that, relative to the larger side.
         applies: where all conditions hold ``[B]``.
         holds: where the relation holds within the tolerance ``[B]``, whether or not the claim applies.
         conditions: where each condition holds, by its name.
-        tolerance: relative to the larger side, with an absolute floor.
+        tolerance: of the excess.
         radii, errors: of a claim that is true to an order: the largest error over the samples at each radius.
         order: the order observed, the slope of log error over log radius.
     """
@@ -61,6 +62,7 @@ class Residual:
     left: Tensor
     right: Tensor
     slack: Tensor
+    rounding: Tensor
     excess: Tensor
     applies: Tensor
     holds: Tensor
@@ -85,9 +87,9 @@ class Residual:
 
     @property
     def empty(self) -> bool:
-        """Whether both sides are exactly 0 on all samples to which the claim applies: it says nothing of interest."""
-        zero = (self.left == 0) & (self.right == 0)
-        return bool(self.applies.any()) and bool(zero[self.applies].all())
+        """Whether both sides are 0, but for rounding, on all samples to which it applies: then it says little."""
+        size = torch.maximum(self.left.abs(), self.right.abs())
+        return bool(self.applies.any()) and not bool((size > self.rounding)[self.applies].any())
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class Claim:
         conditions: what it needs.
         order: of a ``"~"`` claim: the error's order in the radius, at least.
         tolerance: relative.
-        rounding: how far the sides may be apart ``[B]`` by what float64 or a sum in place of an integral leaves.
+        rounding: how far the sides may be apart ``[B]`` by what float64 or a sum in place of an integral leaves; by
+            default that of logits.
         of_the_batch: whether the sides are numbers of the whole batch, ``[1]`` each.
         meaning: what it tells a reader.
     """
@@ -143,11 +146,13 @@ class Claim:
             applies = applies.all().expand(left.shape[0])
         if self.order is not None:
             return self._to_an_order(case, left, right, applies, conditions)
-        excess = _excess(left, right, self.relation, self.rounding and case.measured(self.rounding))
+        rounding = self._rounding(case, left)
+        excess = _excess(left, right, self.relation, rounding)
         return Residual(
             left,
             right,
             right - left,
+            rounding,
             excess,
             applies,
             excess <= self.tolerance,
@@ -174,7 +179,8 @@ class Claim:
             left,
             right,
             right - left,
-            _excess(left, right, self.relation, None),
+            self._rounding(case, left),
+            _excess(left, right, self.relation, self._rounding(case, left)),
             applies,
             observed >= self.order - SHORT,
             conditions,
@@ -185,6 +191,10 @@ class Claim:
             float(observed[applies].min()) if bool(applies.any()) else None,
         )
 
+    def _rounding(self, case: Case, like: Tensor) -> Tensor:
+        found: Tensor = case.measured(logit_rounding if self.rounding is None else self.rounding)
+        return found.amax().expand_as(like) if self.of_the_batch else found
+
     def _errors(self, case: Case, shares: tuple[float, ...]) -> Tensor:
         rows = []
         for share in shares:
@@ -193,20 +203,24 @@ class Claim:
         return torch.stack(rows)
 
 
-def _excess(left: Tensor, right: Tensor, relation: Relation, rounding: Tensor | None) -> Tensor:
-    """How far a relation is missed, relative to the larger side (absolutely for sides below 1e-6)."""
-    scale = torch.maximum(left.abs(), right.abs()).clamp(min=1e-6)
+def logit_rounding(case: Case) -> Tensor:
+    """What float64 leaves of sums and differences of logits and losses, ``[B]``."""
+    return 64 * torch.finfo(torch.float64).eps * (1 + case.logits.abs().amax(1))
+
+
+def _excess(left: Tensor, right: Tensor, relation: Relation, rounding: Tensor) -> Tensor:
+    """How far a relation is missed beyond rounding, relative to the larger side."""
     gap = left - right if relation == "<=" else (left - right).abs()
-    if rounding is not None:
-        gap = gap - rounding
-    gap = torch.where(gap.isnan(), math.inf, gap.clamp(min=0))  # a side that is not finite is no equality
-    return torch.where(gap.isfinite(), gap / scale, math.inf)
+    gap = torch.where(
+        gap.isnan(), math.inf, (gap - rounding).clamp(min=0)
+    )  # sides that are not finite are not equal
+    size = torch.maximum(left.abs(), right.abs())
+    return torch.where(gap > 0, torch.where(gap.isfinite(), gap / size, math.inf), 0.0)
 
 
 def _orders(radii: tuple[float, ...], errors: Tensor, case: Case, claimed: float) -> Tensor:
     """The order that each sample's errors ``[R, B]`` show, ``[B]``; infinite where there are none above rounding."""
-    # what is left of sides that are small differences of logits and losses of ordinary size
-    rounding = torch.finfo(torch.float64).eps * (1 + case.logits.abs().amax(1))
+    rounding = case.measured(logit_rounding) / 64
     found = [_order(radii, errors[:, i], float(rounding[i]), claimed) for i in range(errors.shape[1])]
     return torch.tensor(found, dtype=torch.float64, device=errors.device)
 

@@ -35,6 +35,7 @@ def outcome(claim: Claim, residual: Residual) -> dict[str, Any]:
         ],
         "worst": finite(residual.worst),
         "empty": residual.empty,
+        "tightness": finite(_tightness(residual)),
         "tolerance": residual.tolerance,
         "order": claim.order,
         "observed_order": None if residual.order is None else finite(residual.order),
@@ -44,6 +45,15 @@ def outcome(claim: Claim, residual: Residual) -> dict[str, Any]:
         "left": numbers(residual.left),
         "right": numbers(residual.right),
     }
+
+
+def _tightness(residual: Residual) -> float:
+    """Of an inequality: the median of left over right, where it applies and the left side is above rounding."""
+    shown = residual.applies & (residual.left > residual.rounding) & (residual.right > 0)
+    shown = shown & residual.right.isfinite()
+    if residual.relation != "<=" or not bool(shown.any()):
+        return math.nan
+    return float((residual.left[shown] / residual.right[shown]).median())
 
 
 def describe_case(case: Case) -> dict[str, Any]:

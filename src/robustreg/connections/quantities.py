@@ -166,7 +166,7 @@ def steepest_end(case: Case, norm: str) -> Tensor:
 def loss_rounding(case: Case) -> Tensor:
     """What float64 leaves of differences of losses and logits, ``[B]``."""
     size = torch.maximum(case.logits.abs().amax(1), case.logits_at(case.end).abs().amax(1))
-    return 64 * torch.finfo(torch.float64).eps * size
+    return 64 * torch.finfo(torch.float64).eps * (1 + size)
 
 
 def gradient_rounding(case: Case) -> Tensor:

@@ -7,11 +7,13 @@ nobody knows of shows.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from robustreg.connections.case import Case
-from robustreg.connections.claim import Condition
+from robustreg.connections.claim import Claim, Condition, Residual
 from robustreg.connections.kinks import Kinks
 
 TINY = 1e-9  # relative; float64 leaves some 1e-13 after a network of ordinary depth
@@ -138,6 +140,22 @@ def fitting_radius(case: Case, share: float = 0.5) -> float:
         if float(stays.double().sum()) >= share * float(affine.double().sum()):
             return radius
     return LENGTHS[-1]
+
+
+def telling_residual(claim: Claim, case: Case) -> Residual:
+    """A claim's residual; of a claim to an order at a longer radius where there is no error above rounding.
+
+    A short displacement leaves many samples in their region, and may leave nothing to see on any. Then it is the
+    longest of some radii at which the claim applies to a sample and has an error.
+    """
+    found = claim.residual(case)
+    if found.order != math.inf:
+        return found
+    for radius in [length for length in LENGTHS if length > case.radius]:
+        longer = claim.residual(case.at_radius(radius))
+        if longer.verdict != "does not apply" and longer.order != math.inf:
+            return longer
+    return found
 
 
 def border_distance(case: Case, p: float, chunk: int = 256) -> Tensor:

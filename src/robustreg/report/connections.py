@@ -11,6 +11,26 @@ from robustreg.report import charts
 from robustreg.report.page import render
 
 _RELATIONS = {"=": "equal", "<=": "left side at most the right", "~": "equal up to an order"}
+FAMILIES = {
+    "I": "What input gradient, Jacobian, curvature and cross-Lipschitz are made of",
+    "B": "Which bounds which",
+    "T": "Two classes, and one logit",
+    "E": "Energy, adversarial training and VAT",
+    "A": "ARoW, TRADES, MART and label smoothing",
+    "S": "Regularisers of single-step training",
+    "M": "Consistency terms, FGSM and LLR",
+}
+NOTATION = (
+    (r"z,\ C", "the logits, and the number of classes"),
+    (r"J,\ J_k,\ J_c", "their Jacobian in the input, its rows, and the Jacobian less its mean row"),
+    (r"p,\ e_y", "the softmax of the logits, and the label's unit vector"),
+    (r"S = \mathrm{diag}(p) - p p^\top", "what softmax bends"),
+    (r"L,\ g = \nabla_x L", "the cross-entropy and its input gradient"),
+    (r"H = J^\top S J", "the curvature: the loss's Hessian where the logits are affine"),
+    (r"\mathrm{CL}", "the cross-Lipschitz functional, see I2"),
+    (r"w = J_0 - J_1,\ m", "for two classes, and the margin of the label's logit"),
+    (r"d,\ r,\ x'", "a random displacement, that of an attack, and an attacked point"),
+)
 _VERDICTS = {"holds": "right", "violated": "wrong", "does not apply": "muted"}
 
 
@@ -36,7 +56,8 @@ def write_connections(result: Mapping[str, Any], out: str | Path) -> Path:
         "title": f"Connections in {result['name']}",
         "case": result["case"],
         "tally": result["tally"],
-        "sources": _by_source(claims),
+        "notation": [(formula(symbols), meaning) for symbols, meaning in NOTATION],
+        "families": _by_family(claims),
         "distances": result["distances"],
         "distance_rows": _distance_rows(result["distances"]),
         "charts": drawn,
@@ -79,33 +100,38 @@ def _measured(entry: Mapping[str, Any]) -> str:
     if entry["relation"] == "~":
         if entry["below_rounding"]:
             return "no error above rounding at any radius"
-        return f"order {entry['observed_order']:.2f} observed, at least {entry['order']:g} claimed"
+        claimed = f"at least {entry['order']:g} claimed"
+        return (
+            f"order {entry['observed_order']:.2f} observed up to a radius of {entry['radii'][0]:g}, {claimed}"
+        )
+    if entry["empty"] and entry["verdict"] == "holds":
+        return "both sides are 0, but for rounding, which says little here"
     worst = entry["worst"]
     if worst is None:
         return "a side is not finite"
     if entry["relation"] == "<=":
-        return f"exceeded by {worst:.1e} of the larger side at worst" if worst else "exceeded nowhere"
-    return f"off by {worst:.1e} of the larger side at worst" if worst else "equal to the last bit"
+        return f"exceeded by {worst:.1e} of the larger side at worst" if worst else _tight(entry["tightness"])
+    return f"off by {worst:.1e} of the larger side at worst" if worst else "equal but for rounding"
+
+
+def _tight(share: float | None) -> str:
+    return "exceeded nowhere" if share is None else f"the left side is {share:.1%} of the right in the median"
 
 
 def _bar(entry: Mapping[str, Any]) -> str:
-    """The median of left over right as a width: how tight an inequality is on these samples."""
-    if entry["relation"] != "<=" or not entry["applies"]:
-        return ""
-    ratios = sorted(
-        a / b
-        for a, b in zip(entry["left"], entry["right"], strict=True)
-        if a is not None and b is not None and a >= 0 and b > 0
-    )
-    return f"{min(100.0, 100.0 * ratios[len(ratios) // 2]):.1f}%" if ratios else ""
+    """How tight an inequality is on these samples, as a width."""
+    return "" if entry["tightness"] is None else f"{min(100.0, 100.0 * entry['tightness']):.1f}%"
 
 
-def _by_source(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The claims in their order, under the source that each is from."""
+def _by_family(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The claims in their order, under what they are about."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for claim in claims:
-        groups.setdefault(claim["source"], []).append(claim)
-    return [{"name": name, "claims": members} for name, members in groups.items()]
+        groups.setdefault(claim["key"][0], []).append(claim)
+    return [
+        {"name": FAMILIES.get(key, key), "source": members[0]["source"], "claims": members}
+        for key, members in groups.items()
+    ]
 
 
 def _has_order(entry: Mapping[str, Any]) -> bool:

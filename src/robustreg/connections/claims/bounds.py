@@ -323,7 +323,7 @@ CLAIMS = (
     ),
     Claim(
         "B5t",
-        "at two classes of equal probability",
+        "and that is at most one half, for two classes that share all",
         r"\max_k 2 p_k (1 - p_k) \le \tfrac12",
         OURS,
         "derived",

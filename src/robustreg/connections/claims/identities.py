@@ -218,7 +218,7 @@ CLAIMS = (
     Claim(
         "I2d",
         "a slope that all logits share is not seen",
-        r"\mathrm{CL}(z + (a \cdot x) \mathbf{1}) = \mathrm{CL}(z)",
+        r"z_k' = z_k + a \cdot x\ \forall k \Rightarrow \mathrm{CL}(z') = \mathrm{CL}(z)",
         OURS,
         "derived",
         "=",
