@@ -74,15 +74,15 @@ def single_step(case: Case) -> Measured:
 )
 def label_leaking(case: Case) -> Measured:
     """Samples that FGSM turns from wrong to right, among all that it changes; at eps and at half of it."""
-    worst = Estimate(0.0, 0.0, 0.0)
+    turned: list[Estimate] = []
     accuracies = {"clean": share(case.right)}
     for scale in (1.0, 0.5):
         attack = Steepest(case.threat, CLEAN, scale, clip="threat")
         points = case.craft(attack, case.all_x, case.all_y, "leaking", scale)
         right = correct(case.logits(points), case.all_y)
         accuracies[f"FGSM at {scale:g} eps"] = share(right)
-        found = share(right[right != case.right])
-        worst = max(worst, found, key=lambda e: e.low)
+        turned.append(share(right[right != case.right]))
+    worst = max(turned, key=lambda e: e.low)
     return Measured(
         f"Accuracy {', '.join(f'{100 * e.value:.1f} % {name}' for name, e in accuracies.items())}; "
         f"of the predictions that changed {worst.percent()} became right.",
