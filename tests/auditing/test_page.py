@@ -117,6 +117,13 @@ def test_a_sound_page_says_how_to_report(tmp_path: Path) -> None:
     assert "as an upper bound" in page
 
 
+def test_a_sound_page_warns_of_a_usual_attack_that_finds_too_little(tmp_path: Path) -> None:
+    _audit(_finding("worst_case", "notice", BARS)).save(tmp_path)
+    page = write_audit_page(tmp_path).read_text(encoding="utf-8")
+    assert '<span class="right">sound</span>' in page
+    assert "PGD alone finds too little" in page
+
+
 def test_a_damaged_audit_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "audit.json").write_text(json.dumps({"verdict": "sound"}))
     with pytest.raises(ValueError, match="is damaged"):

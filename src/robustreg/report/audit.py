@@ -71,7 +71,7 @@ def _context(audit: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "verdict": audit["verdict"],
         "tone": _TONES[audit["verdict"]],
-        "meaning": _MEANING[audit["verdict"]],
+        "meaning": _meaning(audit["verdict"], summary),
         "threat": _within(audit["threat"]),
         "causes": _causes(reasons),
         "n": audit["n"],
@@ -86,6 +86,16 @@ def _context(audit: Mapping[str, Any]) -> dict[str, Any]:
         "notices": [f for f in findings if f["concern"] == "notice"],
         "findings": findings,
     }
+
+
+def _meaning(verdict: str, summary: Mapping[str, Any] | None) -> str:
+    """The verdict in a sentence; a sound model may still be one on which PGD alone finds too little."""
+    if verdict == "sound" and summary is not None and summary["concern"] != "none":
+        return (
+            "Good attacks work on this model, so what they measure can be believed. PGD alone finds too little: take "
+            "what all attacks together leave."
+        )
+    return _MEANING[verdict]
 
 
 def _steps(verdict: str, reasons: Sequence[Mapping[str, Any]], thorough: bool) -> list[dict[str, str]]:
