@@ -112,3 +112,11 @@ def test_formulas_are_math_and_not_their_source() -> None:
     assert "\\" not in text
     for claim in CLAIMS:
         assert "\\" not in str(formula(claim.latex)), claim.key
+
+
+def test_a_family_tells_what_became_of_its_claims(page: str, result: dict[str, Any]) -> None:
+    """Two classes: a network of three does not meet the condition, which is no failure."""
+    two = [c["verdict"] for c in result["claims"] if c["key"].startswith("T")]
+    assert set(two) == {"does not apply"}
+    assert f"Two classes, and one logit ({len(two)} do not apply)" in page
+    assert "says little unless that is the statement" in page  # S5: R1 of one step is nothing

@@ -105,7 +105,7 @@ def _measured(entry: Mapping[str, Any]) -> str:
             f"order {entry['observed_order']:.2f} observed up to a radius of {entry['radii'][0]:g}, {claimed}"
         )
     if entry["empty"] and entry["verdict"] == "holds":
-        return "both sides are 0, but for rounding, which says little here"
+        return "both sides are 0, but for rounding, which says little unless that is the statement"
     worst = entry["worst"]
     if worst is None:
         return "a side is not finite"
@@ -128,10 +128,20 @@ def _by_family(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for claim in claims:
         groups.setdefault(claim["key"][0], []).append(claim)
-    return [
-        {"name": FAMILIES.get(key, key), "source": members[0]["source"], "claims": members}
-        for key, members in groups.items()
-    ]
+    return [_family(FAMILIES.get(key, key), members) for key, members in groups.items()]
+
+
+def _family(name: str, members: list[dict[str, Any]]) -> dict[str, Any]:
+    verdicts = [claim["verdict"] for claim in members]
+    words = {"holds": "hold", "violated": "violated", "does not apply": "do not apply"}
+    told = [f"{verdicts.count(v)} {word}" for v, word in words.items() if v in verdicts]
+    return {
+        "name": name,
+        "source": members[0]["source"],
+        "claims": members,
+        "told": ", ".join(told),
+        "violated": "violated" in verdicts,
+    }
 
 
 def _has_order(entry: Mapping[str, Any]) -> bool:
