@@ -157,6 +157,29 @@ def test_a_wrong_claim_shows(plant: str, network: Any, samples: Tensor) -> None:
     assert residual.applies.any()
 
 
+NEARLY_ZERO = {"S3", "S4", "S5", "S6", "M1", "M1b", "M8", "E5b", "I9d"}
+"""Whose statement is that something is 0, here or on all networks: they have no right side to be doubled."""
+
+
+@pytest.mark.parametrize("name", ["relu_pool", "two_classes"])
+def test_no_claim_holds_whatever_its_sides_are(name: str, network: Any, samples: Tensor) -> None:
+    """With a right side twice as large, or below the left one, every claim that says something is violated."""
+    case = case_of(network, name, samples, radius=0.02)
+    unnoticed = set()
+    for claim in CLAIMS:
+        found = claim.residual(case)
+        if found.verdict != "holds" or claim.key in NEARLY_ZERO:
+            continue
+
+        def wrong(c: Case, claim: Claim = claim) -> tuple[Tensor, Tensor]:
+            left, right = claim.sides(c)
+            return left, (left - 0.5 * left.abs() - 1e-3 if claim.relation == "<=" else 2 * right)
+
+        if dataclasses.replace(claim, sides=wrong).residual(case).verdict != "violated":
+            unnoticed.add(claim.key)
+    assert unnoticed <= {"I11d"}  # second order with any multiple of the divergence
+
+
 @pytest.mark.parametrize("name", SMOOTH_NETWORKS)
 def test_orders_on_smooth_networks(name: str, network: Any, samples: Tensor) -> None:
     """What is of which order in the radius, where the logits bend."""

@@ -197,8 +197,8 @@ def _print(result: dict[str, Any]) -> None:
     print_table(title, ("claim", "verdict", "", "applies", "off by", "tight", "order"), rows, left=3, gap=2)
     tally = result["tally"]
     console().print(
-        "off by: relative, beyond rounding; 0 = 0: both sides vanish, which says little unless that is the claim. tight: the median of an "
-        "inequality's left side over its right. order: observed, of the one that is claimed"
+        "off by: relative, beyond rounding; 0 = 0: both sides vanish, which says little unless that is the claim. "
+        "tight: the median of an inequality's left side over its right. order: observed, of the one that is claimed"
     )
     console().print(
         f"{tally['holds']} claims hold, {tally['violated']} violated, {tally['does not apply']} do not apply here"
