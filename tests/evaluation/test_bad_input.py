@@ -138,3 +138,77 @@ def test_no_sample_right(y):
     assert evaluation.worst_case.accuracy == 0.0
     assert [point.accuracy for point in evaluation.curve] == [0.0, 0.0]
     assert "nothing to attack" in evaluation.table()
+
+
+def test_a_model_that_rules_out_every_class_is_refused(y):
+    with pytest.raises(ValueError, match="gives infinite logits for the clean sample 0"):
+        evaluate(Odd(lambda z, x: z - float("inf")), (X, y), FGSM(THREAT), THREAT)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number, got 2.5"),
+        ({"batch_size": None}, TypeError, "batch_size must be a whole number, got None"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"seed": None}, TypeError, "the seed must be an integer, got None"),
+        (
+            {"curve": 0.1},
+            TypeError,
+            r"the curve must be a sequence of numbers, such as \[0.05, 0.1\], got 0.1",
+        ),
+        ({"curve": ["a"]}, TypeError, "the curve must be a sequence of numbers"),
+        ({"curve": [0.1], "curve_samples": 2.5}, TypeError, "curve_samples must be a whole number, got 2.5"),
+        ({"distances": "fab"}, TypeError, "a sequence of them or a mapping from names, got 'fab'"),
+        ({"distance_samples": 1.5}, TypeError, "distance_samples must be a whole number, got 1.5"),
+    ],
+)
+def test_options(y, options, error, sentence):
+    """All are refused before work starts: some would matter only hours later."""
+    with pytest.raises(error, match=sentence):
+        evaluate(Odd(), (X, y), PGD(THREAT), THREAT, progress=lambda _: pytest.fail("it began"), **options)
+
+
+@pytest.mark.parametrize("attacks", ["pgd", None, 3])
+def test_what_is_no_attack(y, attacks):
+    with pytest.raises(TypeError, match=f"the attacks must be one attack, .* got {attacks!r}"):
+        evaluate(Odd(), (X, y), attacks, THREAT)
+
+
+@pytest.mark.parametrize("below", ["file", "file/evidence"])
+def test_evidence_where_a_file_is(y, tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match=r"evidence_dir must be a folder, but .* a file"):
+        evaluate(Odd(), (X, y), lambda *_: pytest.fail("it began"), THREAT, evidence_dir=tmp_path / below)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+class OneRadius:
+    """An attack for one radius only, which it does not even keep to."""
+
+    threat = THREAT
+
+    def __call__(self, model, x, y):
+        return -x
+
+    def with_threat(self, threat):
+        if threat.eps != THREAT.eps:
+            raise ValueError("only 0.1 will do")
+        return self
+
+
+def test_an_attack_that_refuses_an_eps_of_the_curve_does_so_at_once(y):
+    with pytest.raises(ValueError, match=r"only 0\.1 will do"):
+        evaluate(
+            Odd(), (X, y), OneRadius(), THREAT, curve=[0.1, 0.2], progress=lambda _: pytest.fail("it began")
+        )
+
+
+def test_the_curve_is_not_that_of_an_attack_which_left_the_ball(y):
+    with pytest.warns(UserWarning, match="is not counted"):
+        evaluation = evaluate(Odd(), (X, y), {"far": OneRadius(), "fgsm": FGSM(THREAT)}, THREAT, curve=[0.1])
+    assert evaluation["far"].score.correct < evaluation["fgsm"].score.correct
+    assert [point.attack for point in evaluation.curve] == ["fgsm"]
+    with pytest.warns(UserWarning, match="is not counted"):
+        alone = evaluate(Odd(), (X, y), OneRadius(), THREAT, curve=[0.1])
+    assert "outside eps" in alone.curve[0].problem

@@ -33,10 +33,15 @@ def named(attacks: Mapping[str, Attack] | Iterable[Attack] | Attack) -> dict[str
         TypeError: when something in it cannot be called.
         ValueError: for an empty name.
     """
+    given: Any = attacks  # whatever it is said to be
     if isinstance(attacks, Mapping):
         result = dict(attacks)
     elif callable(attacks):
         result = {_name(attacks): attacks}
+    elif isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(
+            f"the attacks must be one attack, a sequence of them or a mapping from names, got {given!r}"
+        )
     else:
         result = {}
         for attack in attacks:

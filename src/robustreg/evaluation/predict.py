@@ -93,7 +93,8 @@ def check_clean_logits(logits: Tensor, first: int = 0) -> None:
         raise ValueError(
             f"the model gives NaN logits for the clean sample {first + int(bad[0])}: is it trained?"
         )
-    bad = logits.isposinf().any(dim=1).nonzero()
+    # Minus infinity rules a class out, but not all of them.
+    bad = (logits.isposinf().any(dim=1) | logits.isneginf().all(dim=1)).nonzero()
     if len(bad):
         raise ValueError(
             f"the model gives infinite logits for the clean sample {first + int(bad[0])}: its prediction is no number"

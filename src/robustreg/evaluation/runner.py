@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +34,13 @@ from robustreg.evaluation.distances import (
 )
 from robustreg.evaluation.evidence import write_evidence
 from robustreg.evaluation.hashes import data_sha256, model_sha256
+from robustreg.evaluation.options import (
+    check_count,
+    check_curve,
+    check_distances,
+    evidence_folder,
+    has_eps,
+)
 from robustreg.evaluation.per_class import class_scores
 from robustreg.evaluation.predict import (
     Snapshot,
@@ -132,19 +138,20 @@ def evaluate(
         raise TypeError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(threat, Threat):
         raise TypeError(f"the threat must be a Threat(norm, eps), got {type(threat).__name__}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"the seed must be an integer, got {seed!r}")
+    check_count("batch_size", batch_size)
     check_precision(precision)
     samples = gather(data).as_model_takes(model)
     threat.check_input(samples.x)
     warn_if_it_covers_the_box(threat, samples.x)
     given = named(attacks)
     roles = {name: role(attack, threat, samples.x) for name, attack in given.items()}
-    _check_curve(given, roles, curve, curve_attack, curve_samples, len(samples))
+    check_curve(given, roles, curve, curve_attack, curve_samples)
     nearest = nearest_attacks(distances)
-    _check_distances(nearest, given, distance_samples, samples.x)
+    check_distances(nearest, given, distance_samples, samples.x)
     where = torch.device(device) if device is not None else model_device(model)
-    folder = None if evidence_dir is None else Path(evidence_dir)
+    folder = None if evidence_dir is None else evidence_folder(evidence_dir)
     # Known only now that all options are: hashing takes a pass over weights and data.
     fingerprint = None
     if folder is not None:
@@ -324,9 +331,9 @@ class _Run:
         return None if self._roles[name] == NO_THREAT else own_threat(attack)
 
     def _strongest(self) -> str:
-        able = [
-            r for r in self._results if _has_eps(self._attacks[r.name]) and self._roles[r.name] == COUNTED
-        ]
+        able = [r for r in self._results if has_eps(self._attacks[r.name]) and self._roles[r.name] == COUNTED]
+        # What an invalid attack seems to reach is nothing. Where there is no other, the curve says what is wrong.
+        able = [r for r in able if r.status == COUNTED] or able
         # Of equals the later one: attacks are usually given from weak to strong.
         return min(reversed(able), key=lambda r: r.score.correct).name
 
@@ -348,45 +355,3 @@ class _Run:
             return self.works[name]
         targets = chosen & self._right
         return run_attack(self._setting, name, attack, threat, targets, stage=f"curve eps {eps:g}")
-
-
-def _has_eps(attack: Attack) -> bool:
-    return own_threat(attack) is not None and hasattr(attack, "with_threat")
-
-
-def _check_curve(
-    attacks: dict[str, Attack],
-    roles: dict[str, str],
-    curve: Sequence[float] | None,
-    name: str | None,
-    count: int | None,
-    n: int,
-) -> None:
-    if count is not None and count < 1:
-        raise ValueError(f"curve_samples must be at least 1, got {count}")
-    if name is not None and name not in attacks:
-        raise ValueError(f"curve_attack {name!r} is not among the attacks: {', '.join(attacks) or 'none'}")
-    if curve is None or not len(curve):
-        return
-    for eps in curve:
-        if not (math.isfinite(eps) and eps >= 0):
-            raise ValueError(f"the curve's eps must be finite and not negative, got {eps}")
-    if name is not None and not _has_eps(attacks[name]):
-        raise ValueError(f"curve_attack {name!r} has no threat, so it cannot be measured at other eps")
-    if name is None and not any(_has_eps(a) and roles[k] == COUNTED for k, a in attacks.items()):
-        raise ValueError(
-            "a curve over eps needs an attack with a threat inside the evaluation's, such as PGD"
-        )
-
-
-def _check_distances(
-    nearest: Mapping[str, MinimalNorm], attacks: Mapping[str, Attack], count: int | None, x: Tensor
-) -> None:
-    if count is not None and count < 1:
-        raise ValueError(f"distance_samples must be at least 1, got {count}")
-    for name, attack in nearest.items():
-        if stage_of(name) in attacks:
-            raise ValueError(
-                f"an attack may not be named {stage_of(name)!r}: distances by {name!r} go by that"
-            )
-        attack.threat.check_input(x)
