@@ -35,12 +35,13 @@ def train_run(recipe: Recipe, folder: Path, setting: Setting, *, resume: bool = 
     from robustreg.config import build
     from robustreg.evaluation.crafting import warn_if_it_covers_the_box
     from robustreg.files import write_text_atomic
+    from robustreg.training.processes import is_first
     from robustreg.training.run import train
 
     train_needed(recipe, folder, setting)
     built = build(recipe, data_dir=setting.data_dir, beside=folder.parent)
     warn_if_it_covers_the_box(built.threat, built.splits.test.x)
-    if not (folder / RECIPE_FILE).is_file():
+    if is_first() and not (folder / RECIPE_FILE).is_file():
         write_text_atomic(folder / RECIPE_FILE, recipe_text(recipe))
     return train(
         built.net,
@@ -78,12 +79,14 @@ def train_run(recipe: Recipe, folder: Path, setting: Setting, *, resume: bool = 
 def train_needed(recipe: Recipe, folder: Path, setting: Setting) -> None:
     """Train the recipes that this one needs, beside its `folder`, unless they are there."""
     from robustreg.config import folder_of, needed
+    from robustreg.training.processes import is_first
 
     for other in needed(recipe):
         own = folder_of(other, folder.parent)
         if status_of(own) == "finished":
             continue
-        console().print(f"first: training {other.name}, which {recipe.name} needs: {own}")
+        if is_first():
+            console().print(f"first: training {other.name}, which {recipe.name} needs: {own}")
         result = train_run(other, own, setting, resume=(own / "checkpoints" / "last").is_dir())
         if result.status != "finished":
             raise UsageError(

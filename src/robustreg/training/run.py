@@ -32,6 +32,7 @@ from robustreg.training.logging import MetricsLog
 from robustreg.training.loop import Trainer
 from robustreg.training.optim import build_optimizer, build_schedule
 from robustreg.training.overfitting import CatastrophicOverfittingGuard
+from robustreg.training.processes import joined, of_many
 from robustreg.training.progress import ProgressBar
 from robustreg.training.record import RunRecord
 from robustreg.training.timing import StepTimer
@@ -142,7 +143,8 @@ def train(
         progress: show it.
         model: described in run.json.
         handlers: more listeners.
-        fabric: instead of `device` and `precision`; launched already where it has several processes.
+        fabric: instead of `device` and `precision`; launched already where it has several processes. Without it a
+            process that torchrun started takes part in the training of all.
 
     Raises:
         RunExists: the folder has a checkpoint and `resume` is False.
@@ -242,6 +244,7 @@ def train(
     if fabric.is_global_zero:
         write_plan(folder / "plan.json", module.objective, splits, evaluations=1 if awp is None else 2)
     trainer.fit()
+    fabric.barrier()  # files are written by the first process
     best = folder / "checkpoints" / "best"
     return RunResult(
         run_dir=folder,
@@ -268,13 +271,20 @@ def write_plan(path: Path, objective: Objective, splits: Splits, evaluations: in
 
 
 def build_fabric(device: str = "auto", precision: str = "32") -> Fabric:
-    """One device: "auto", "cpu" or "cuda"; precision "32", "64" or "bf16" (mixed)."""
+    """One device, or under DDP one for each of several processes, see `processes`.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        precision: "32", "64" or "bf16" (mixed).
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for, but torch finds no CUDA device.")
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, got {device!r}.")
+    if of_many():
+        return joined(device, PRECISIONS[precision])
     return Fabric(accelerator=device, devices=1, precision=PRECISIONS[precision])  # type: ignore[arg-type]
 
 
