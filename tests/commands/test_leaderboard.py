@@ -38,6 +38,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         sha256: str = "ab",
         n: int = 100,
         complete: bool = True,
+        precision: str = "full",
     ) -> Path:
         path = Path(folder)
         name = name or path.name
@@ -52,6 +53,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
                 "n": n,
                 "threat": threat,
                 "complete": complete,
+                "precision": precision,
                 "clean": score(0.97),
                 "attacks": [{**attack, **score(worst)}, {**noise, **score(0.9)}],
                 "worst_case": score(worst),
@@ -90,6 +92,7 @@ def test_the_order_is_that_of_the_worst_case(make: Make, capsys: pytest.CaptureF
     [
         ({"threat": {**THREAT, "eps": 0.2}}, ["other threat"]),
         ({"steps": 50}, ["other attacks"]),
+        ({"precision": "bf16"}, ["other attacks"]),
         ({"sha256": "cd"}, ["other data"]),
         ({"n": 50}, ["other data"]),
         ({"n": 50, "steps": 50}, ["other data", "other attacks"]),

@@ -128,6 +128,21 @@ def test_a_run_has_every_section(run_folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("precision", "bf16", "Attacks ran in bf16; every verdict was made in full precision."),
+        ("sequential", True, "Each attack ran only on the samples still standing"),
+        ("complete", False, "The evaluation was interrupted before it was complete."),
+    ],
+)
+def test_how_it_was_evaluated_is_told(run_folder: Path, key: str, value: object, sentence: str) -> None:
+    file = run_folder / "evaluation" / "evaluation.json"
+    assert sentence not in write_report(run_folder).read_text()
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    assert sentence in write_report(run_folder).read_text()
+
+
 def test_hidden_labels_are_told(run_folder: Path) -> None:
     run = json.loads((run_folder / "run.json").read_text())
     run["data"]["labelled"] = 121

@@ -130,7 +130,7 @@ def _condition_of_group(group: Group) -> Condition | None:
 
 
 def _condition(run: Run) -> Condition | None:
-    """Threat, data and counted attacks of a run's evaluation."""
+    """Threat, data and counted attacks of a run's evaluation, and what these ran in."""
     evaluation = run.evaluation
     if evaluation is None or evaluation.worst is None:
         return None
@@ -138,7 +138,8 @@ def _condition(run: Run) -> Condition | None:
     attacks = sorted(
         attack.attack or attack.name for attack in evaluation.attacks if attack.status == "counted"
     )
-    return str(sorted(evaluation.threat.items())), str(attacked), str(attacks)
+    precision = "" if evaluation.precision == "full" else f" in {evaluation.precision}"
+    return str(sorted(evaluation.threat.items())), str(attacked), f"{attacks}{precision}"
 
 
 def _data(run: Run) -> list[object]:

@@ -103,6 +103,7 @@ class Evaluation:
     ece: float | None = None
     confidence: float | None = None
     sequential: bool = False
+    precision: str = "full"
     complete: bool = True
 
 
@@ -230,6 +231,7 @@ def parse_evaluation(data: Mapping[str, Any]) -> Evaluation:
         ece=number(calibration.get("ece")),
         confidence=number(calibration.get("confidence")),
         sequential=data.get("sequential") is True,
+        precision=str(data.get("precision", "full")),
         complete=data.get("complete") is not False,
     )
 

@@ -207,6 +207,10 @@ def _notes(runs: Sequence[Run], compared: bool) -> list[str]:
             notes.append(
                 f"{own}Each attack ran only on the samples still standing; its row is what was left after it."
             )
+        if evaluation.precision != "full":
+            notes.append(
+                f"{own}Attacks ran in {evaluation.precision}; every verdict was made in full precision."
+            )
         if not evaluation.complete:
             notes.append(f"{own}The evaluation was interrupted before it was complete.")
     return list(dict.fromkeys(notes))
