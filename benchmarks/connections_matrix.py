@@ -218,7 +218,7 @@ def main() -> None:
         print(f"{name} {best:g} {'' if table[name]['matched'] else 'NOT MATCHED '}({tries})", flush=True)
     runs = sorted((options.out / "runs").glob("*-s*"))
     listing = [{"name": r.name.rpartition("-s")[0], "path": r.name, "seed": int(r.name[-1])} for r in runs]
-    title = f"matched by clean accuracy: {options.data}"
+    title = f"{options.data}, matched by clean accuracy"
     write_json_atomic(options.out / "runs" / "compare.json", {"title": title, "runs": listing})
 
 
