@@ -37,6 +37,24 @@ def run(attack: rr.Point, net: Any, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
 
 
 @pytest.mark.parametrize("attack", TARGETED, ids=lambda a: f"{type(a).__name__}-{a.threat.name}")
+def test_what_is_told_on_the_way_is_what_is_returned(attack: rr.Point, classifier: Any) -> None:
+    """An interrupted evaluation keeps what it was told: the same points as one that runs to its end."""
+    net, x, y = classifier(5)
+    told: dict[int, Tensor] = {}
+
+    def keep(rows: Tensor, points: Tensor) -> None:
+        for row, point in zip(rows.tolist(), points, strict=True):
+            told.setdefault(row, point.clone())
+
+    noise = draw_per_sample(attack, x, list(range(len(x))))
+    returned = attack(net, x, y, noise=noise, found=keep)
+    right, fooled = net(x).argmax(1) == y, net(returned).argmax(1) != y
+    assert {*told} >= {*(right & fooled).nonzero().flatten().tolist()}
+    for row, point in told.items():
+        assert torch.equal(point, returned[row]), f"another point of sample {row} was told first"
+
+
+@pytest.mark.parametrize("attack", TARGETED, ids=lambda a: f"{type(a).__name__}-{a.threat.name}")
 def test_targets_side_by_side_are_targets_one_after_the_other(
     attack: rr.Point, classifier: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

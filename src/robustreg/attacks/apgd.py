@@ -12,7 +12,15 @@ from torch import Tensor
 from robustreg import numerics
 from robustreg.attacks.in_box import project_l1_in_box
 from robustreg.attacks.pgd import PGD
-from robustreg.attacks.search import Rows, Rule, Search, as_rows, climbs_at_once, without_saturation
+from robustreg.attacks.search import (
+    Rows,
+    Rule,
+    Search,
+    as_rows,
+    climbs_at_once,
+    side_by_side,
+    without_saturation,
+)
 from robustreg.attacks.targets import check_targets, clean_logits, others_by_rank, outspoken, towards
 from robustreg.losses import Loss, RowLoss, check_loss
 from robustreg.modes import Mode, check_mode
@@ -218,7 +226,7 @@ class APGDT(APGD):
         logits: Tensor,
     ) -> None:
         """Several climbs of the few samples that stand, side by side; what they find is noted in their order."""
-        several = probe.among(index.repeat(len(starts)))
+        several = side_by_side(probe, index, len(starts))
         target = torch.cat([goal[index] for goal in goals])
         loss = outspoken(towards(self.loss, several.labels(), target), self.loss)
         together = self._search(several)

@@ -13,7 +13,7 @@ from robustreg import numerics
 from robustreg.attacks.in_box import Slopes
 from robustreg.attacks.minimal import Closest, MinimalNorm, nearest_boundary
 from robustreg.attacks.row_numbers import draw_keys, normal, uniform, words
-from robustreg.attacks.search import as_rows, climbs_at_once, slices
+from robustreg.attacks.search import as_rows, climbs_at_once, side_by_side, slices
 from robustreg.attacks.targets import others_by_rank
 from robustreg.modes import Mode, check_mode
 from robustreg.probe import Probe
@@ -107,7 +107,7 @@ class FAB(MinimalNorm):
         number: int,
     ) -> None:
         """Climbs towards several targets side by side, for few samples; what they find is noted in their order."""
-        several = probe.among(rows.repeat(len(climbs)))
+        several = side_by_side(probe, rows, len(climbs))
         others = torch.cat([climb[rows] for climb in climbs])
         found = Closest(several.x, self.threat)
         every = torch.arange(others.shape[0], device=rows.device)
@@ -120,6 +120,9 @@ class FAB(MinimalNorm):
             if bounded:
                 better &= ~closest.inside(rows)
             closest.offer(rows, points, better)
+        if bounded:
+            inside = rows[closest.inside(rows)]
+            probe.tell(inside, closest.points[inside])
 
     def _climb(
         self, probe: Probe, rows: Tensor, others: Tensor, closest: Closest, bounded: bool, number: int

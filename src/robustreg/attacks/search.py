@@ -48,6 +48,24 @@ def climbs_at_once(rows: int, features: int, climbs: int) -> int:
     return max(1, min(climbs, _AT_ONCE // max(rows * features, 1), rows_at_once(features) // max(rows, 1)))
 
 
+def side_by_side(probe: Probe, rows: Tensor, climbs: int) -> Probe:
+    """A probe of the samples ``rows [b]`` once for each of ``climbs``, the first climb's first.
+
+    Of several climbs that fool a sample the first counts, whichever is there first. So only what the first one finds is
+    told at once, and an interrupted search has kept the points that it would have returned.
+    """
+    several = probe.among(rows.repeat(climbs))
+    tell = several.found
+    if tell is not None:
+
+        def found(chosen: Tensor, points: Tensor) -> None:
+            first = chosen < rows.numel()
+            tell(chosen[first], points[first])
+
+        several.found = found
+    return several
+
+
 def slices(z: Tensor, mode: Mode) -> list[slice]:
     """The rows of ``z [b, ...]`` in portions for a backward pass; one portion unless it pays and changes nothing."""
     rows = z.shape[0]
