@@ -90,6 +90,23 @@ def project_l1_in_box(delta: Tensor, x: Tensor, threat: Threat) -> Tensor:
     rows = numerics.upcast(numerics.flatten(delta))
     size = rows.abs()
     room = _room(x, rows, threat)
+    far = size.minimum(room)
+    length = far.sum(1, keepdim=True)
+    # Where the box alone makes it short enough, but for rounding, theta is 0: all of Square's moves on grey images.
+    long = (length > threat.eps * (1 + _ROUNDING)).squeeze(1).nonzero().squeeze(1)
+    if long.numel():
+        theta = _threshold(size[long], room[long], threat.eps)
+        far[long] = (size[long] - theta).clamp(min=0).minimum(room[long])
+        length = far.sum(1, keepdim=True)
+    far = far * torch.where(length > threat.eps, threat.eps / length, 1.0)  # what rounding left outside
+    return threat.clip(x + (far * rows.sign()).reshape(x.shape).to(x.dtype))
+
+
+_ROUNDING = 1e-6
+
+
+def _threshold(size: Tensor, room: Tensor, eps: float) -> Tensor:
+    """The ``theta [b, 1]`` at which ``sum min(max(size - theta, 0), room)`` is ``eps``, where it is more at 0."""
     # The sum of the sizes is piecewise linear in theta: it grows by one a unit, as theta falls, from |delta_i| on, and
     # no more from |delta_i| - room_i on.
     corners, order = torch.cat([size, (size - room).clamp(min=0)], 1).sort(dim=1, descending=True)
@@ -97,14 +114,10 @@ def project_l1_in_box(delta: Tensor, x: Tensor, threat: Threat) -> Tensor:
     slope = change.cumsum(1)
     width = -corners.diff(dim=1, append=torch.zeros_like(corners[:, :1]))
     reached = (slope * width).cumsum(1)  # the sum when theta is at the next corner
-    short = (reached < threat.eps).sum(1, keepdim=True).clamp(max=corners.shape[1] - 1)
-    over = reached.gather(1, short) - threat.eps
+    short = (reached < eps).sum(1, keepdim=True).clamp(max=corners.shape[1] - 1)
+    over = reached.gather(1, short) - eps
     following = corners.gather(1, short) - width.gather(1, short)
-    theta = following + (over / slope.gather(1, short).clamp(min=1)).clamp(min=0)
-    far = (size - theta).clamp(min=0).minimum(room)
-    length = far.sum(1, keepdim=True)
-    far = far * torch.where(length > threat.eps, threat.eps / length, 1.0)  # what rounding left outside
-    return threat.clip(x + (far * rows.sign()).reshape(x.shape).to(x.dtype))
+    return following + (over / slope.gather(1, short).clamp(min=1)).clamp(min=0)
 
 
 def _room(x: Tensor, direction: Tensor, threat: Threat) -> Tensor:
