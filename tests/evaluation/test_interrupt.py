@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from robustreg.attacks import APGD, APGDT, FAB, PGD, Square, ensemble
-from robustreg.evaluation import EvaluationInterrupted, evaluate, verify
+from robustreg.evaluation import EvaluationInterrupted, attack_run, evaluate, verify
 from robustreg.evaluation.caught import Caught
 from robustreg.evaluation.predict import logits_of
 from robustreg.evaluation.work import Work
@@ -329,3 +329,22 @@ def test_an_ensemble_is_its_members_one_after_the_other_in_full_batches(net, ima
     at_once = logits_of(net, found).argmax(1) == y
     assert torch.equal(at_once, by_member["all"].score.outcomes)
     assert 0 < by_member["all"].score.correct < by_member.clean.correct
+
+
+@pytest.mark.parametrize(("flops", "size"), [(1, 8), (10**9, 40)])
+def test_members_take_fewer_samples_at_once_where_the_network_is_large(net, images, monkeypatch, flops, size):
+    """By its operations, not by a clock: the same run has the same batches."""
+    monkeypatch.setattr(ensemble, "members", lambda threat, version="standard": MEMBERS)
+    monkeypatch.setattr(attack_run, "_FEWEST", 8)
+    monkeypatch.setattr(attack_run, "_PORTION_FLOPS", flops)
+    sizes, run = [], attack_run._run_batch
+
+    def watched(setting, name, member, threat, caught, work):
+        sizes.append(len(caught.indices))
+        run(setting, name, member, threat, caught, work)
+
+    monkeypatch.setattr(attack_run, "_run_batch", watched)
+    threat = Threat("l2", 0.4)
+    found = evaluate(net, images, {"all": ensemble.StandardEnsemble(threat)}, threat, batch_size=40)
+    assert max(sizes) == min(size, found.clean.correct)
+    assert found["all"].score.correct < found.clean.correct

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from robustreg.attacks.ensemble import StandardEnsemble
 from robustreg.evaluation.caught import Caught
@@ -24,7 +25,7 @@ from robustreg.evaluation.work import Work, WorkStore
 from robustreg.threat import Threat
 
 SAVE_EVERY_SECONDS = 60.0
-_PORTION_SECONDS, _PASSES, _FEWEST = 15.0, 5000, 64
+_PORTION_FLOPS, _FEWEST = 3 * 10**8, 64  # of one run; with the 5,000 of Square about 15 seconds of one core
 
 
 @dataclass(frozen=True)
@@ -145,16 +146,18 @@ def _portion(setting: Setting) -> int:
     """How many samples a member of an ensemble takes at once: on a CPU fewer where it would be long about them.
 
     A CPU gains little from more, once the network itself is what takes the time, and all that stand are kept, and
-    progress is told of them, after every batch.
+    progress is told of them, after every batch. Work is counted and not timed: the same run has the same batches.
     """
     if setting.device.type != "cpu":
         return setting.batch_size
-    x = setting.samples.x[: min(_FEWEST, setting.batch_size)].to(setting.device)
-    logits_of(setting.model, x)  # the first run of a size is slower
-    started = time.perf_counter()
-    logits_of(setting.model, x)
-    seconds = max(time.perf_counter() - started, 1e-9) / len(x)  # for one run of one sample
-    return min(setting.batch_size, max(_FEWEST, int(_PORTION_SECONDS / (_PASSES * seconds))))
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter:
+            logits_of(setting.model, setting.samples.x[:1].to(setting.device))
+    except RuntimeError:  # not every network lets its operations be watched
+        return min(setting.batch_size, _FEWEST)
+    most = _PORTION_FLOPS // max(counter.get_total_flops(), 1)
+    return min(setting.batch_size, max(_FEWEST, most))
 
 
 def _run_batch(
