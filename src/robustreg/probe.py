@@ -455,16 +455,16 @@ class Probe:
         )
         other.asking, other.passes = self.asking, self.passes
         if self.found is not None:
-            other.found = lambda chosen, points: self.tell(rows[chosen], points)
+            found = self.found
+            other.found = lambda chosen, points: found(rows[chosen], points)
         return other
 
-    def tell(self, rows: Tensor, points: Tensor) -> None:
-        """Say that a search is done with samples before its end: ``rows [b]`` are fooled at ``points [b, ...]``.
-
-        Who waits for the search then has them, however it ends.
+    def tell(self, rows: Tensor, points: Tensor, fooled: Tensor) -> None:
+        """Say that a search is done with samples before its end: those of ``rows [b]`` that are ``fooled [b]``, at
+        ``points [b, ...]``. Who waits for the search then has them, however it ends; nobody does in training.
         """
-        if self.found is not None and rows.numel():
-            self.found(rows, points)
+        if self.found is not None and fooled.any():
+            self.found(rows[fooled], points[fooled])
 
     # -- states of a step ------------------------------------------------------------------------------------------
 

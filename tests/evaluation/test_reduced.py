@@ -11,7 +11,7 @@ from torch import nn
 from robustreg.attacks import APGD, FAB, PGD
 from robustreg.evaluation import Evaluation, EvaluationInterrupted, evaluate, verify
 from robustreg.evaluation.predict import correct, logits_of
-from robustreg.evaluation.reduced import Reduced
+from robustreg.evaluation.reduced import Reduced, lost_in_rounding
 from robustreg.threat import Threat
 
 T = Threat("linf", 0.1)
@@ -94,3 +94,11 @@ def test_unfinished_work_in_another_precision_is_not_taken_up(net, images, tmp_p
 def test_another_precision_is_refused(net, images):
     with pytest.raises(ValueError, match="precision must be one of 'full', 'bf16', got 'fp8'"):
         evaluate(net, images, PGD(T), T, precision="fp8")
+
+
+def test_how_close_to_the_boundary_is_close():
+    """Within four rounding errors of the sample itself, whatever the scale of the logits."""
+    logits = torch.tensor([[3.9, 0.0], [4.1, 0.0], [4.1e3, 0.0], [3.9e3, 0.0], [1.0, 0.0]])
+    error = torch.tensor([[1.0], [1.0], [1e3], [1e3], [0.0]])
+    lost = lost_in_rounding(logits, logits + error, torch.zeros(5, dtype=torch.int64))
+    assert lost.tolist() == [True, False, False, True, False]

@@ -121,8 +121,7 @@ class FAB(MinimalNorm):
                 better &= ~closest.inside(rows)
             closest.offer(rows, points, better)
         if bounded:
-            inside = rows[closest.inside(rows)]
-            probe.tell(inside, closest.points[inside])
+            probe.tell(rows, closest.points[rows], closest.inside(rows))
 
     def _climb(
         self, probe: Probe, rows: Tensor, others: Tensor, closest: Closest, bounded: bool, number: int
@@ -139,7 +138,7 @@ class FAB(MinimalNorm):
             if bounded:
                 stay = ~closest.inside(rows)
                 if not stay.all():
-                    probe.tell(rows[~stay], closest.points[rows[~stay]])
+                    probe.tell(rows, closest.points[rows], ~stay)
                     rows, others, x, z, wrong = (v[stay] for v in (rows, others, x, z, wrong))
                 if rows.numel() == 0:
                     return

@@ -93,16 +93,14 @@ def project_l1_in_box(delta: Tensor, x: Tensor, threat: Threat) -> Tensor:
     far = size.minimum(room)
     length = far.sum(1, keepdim=True)
     # Where the box alone makes it short enough, but for rounding, theta is 0: all of Square's moves on grey images.
-    long = (length > threat.eps * (1 + _ROUNDING)).squeeze(1).nonzero().squeeze(1)
+    rounding = 8 * torch.finfo(size.dtype).eps
+    long = (length > threat.eps * (1 + rounding)).squeeze(1).nonzero().squeeze(1)
     if long.numel():
         theta = _threshold(size[long], room[long], threat.eps)
         far[long] = (size[long] - theta).clamp(min=0).minimum(room[long])
         length = far.sum(1, keepdim=True)
     far = far * torch.where(length > threat.eps, threat.eps / length, 1.0)  # what rounding left outside
     return threat.clip(x + (far * rows.sign()).reshape(x.shape).to(x.dtype))
-
-
-_ROUNDING = 1e-6
 
 
 def _threshold(size: Tensor, room: Tensor, eps: float) -> Tensor:

@@ -150,8 +150,7 @@ class PGD(Point):
                 highest[rows[better]] = losses[better]
                 found[rows[better]] = z[better]
                 if fooled is not None:
-                    if probe.found is not None:
-                        probe.tell(rows[fooled], z[fooled])
+                    probe.tell(rows, z, fooled)
                     keep = ~fooled
                     rows, z, x = rows[keep], z[keep], x[keep]
                     g = g[keep] if g is not None else None

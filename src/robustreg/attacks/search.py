@@ -322,8 +322,7 @@ class Search:
         self._found[index] = torch.where(as_rows(better, rows.best), rows.best, self._found[index])
         self._highest[index] = torch.where(better, rows.highest, self._highest[index])
         self._standing[index] &= ~rows.fooled
-        if self._probe.found is not None:
-            self._probe.tell(index[rows.fooled], rows.best[rows.fooled])
+        self._probe.tell(index, rows.best, rows.fooled)
 
 
 def _judge(rows: Rows, scores: Tensor, wrong: Tensor | None) -> None:

@@ -226,9 +226,7 @@ class _Search:
         better = walk.fooled | (walk.best > self._highest[walk.rows])
         at, z = walk.rows[better], walk.z[better].reshape(-1, *self._probe.x.shape[1:])
         self.found[at], self._highest[at] = z, walk.best[better]
-        if self._probe.found is not None:
-            fooled = walk.fooled[better]
-            self._probe.tell(at[fooled], z[fooled])
+        self._probe.tell(at, z, walk.fooled[better])
 
     def _images(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], *self._image)
