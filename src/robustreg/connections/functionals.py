@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robustreg.attacks import PGD, Virtual
 from robustreg.connections.case import Case
+from robustreg.connections.quantities import wrong
 from robustreg.penalties import (
     AnchoredCrossLipschitz,
     Consistency,
@@ -94,10 +95,6 @@ def _energy(case: Case, points: Any) -> Term:
 
 def _rise(case: Case) -> Tensor:
     return _of(lambda c: LossAt(attack(c, "ce"), mode="eval"))(case) - case.loss
-
-
-def _wrong(case: Case) -> Tensor:
-    return -torch.expm1(-case.loss)  # 1 - p_y without cancellation
 
 
 def spectral_curvature(case: Case) -> Tensor:
@@ -263,7 +260,7 @@ FUNCTIONALS: tuple[Functional, ...] = (
         _of(lambda c: GradAlign(c.threat, mode="eval")),
     ),
     Functional("pgd", "rise of the loss under PGD", r"L(x')-L(x)", _rise),
-    Functional("confidence", "the label's missing probability", r"1-p_y", _wrong),
+    Functional("confidence", "the label's missing probability", r"1-p_y", wrong),
     Functional(
         "gradient_free",
         "input gradient without its factor",
