@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustreg.attacks import PGD, Virtual
 from robustreg.connections.case import Case
-from robustreg.connections.quantities import wrong
+from robustreg.connections.quantities import spectral, wrong
 from robustreg.penalties import (
     AnchoredCrossLipschitz,
     Consistency,
@@ -100,12 +100,7 @@ def _rise(case: Case) -> Tensor:
 def spectral_curvature(case: Case) -> Tensor:
     """``lambda_max(J^T S J)``, from the singular values of a ``C x D`` matrix."""
     off = case.jacobian - torch.einsum("bk,bkd->bd", case.p, case.jacobian)[:, None]
-    return _largest(case.p.sqrt()[:, :, None] * off).square()
-
-
-def _largest(matrices: Tensor) -> Tensor:
-    values: Tensor = torch.linalg.svdvals(matrices)
-    return values[:, 0]
+    return spectral(case.p.sqrt()[:, :, None] * off).square()
 
 
 def gradient_without_confidence(case: Case) -> Tensor:
@@ -144,7 +139,7 @@ FUNCTIONALS: tuple[Functional, ...] = (
         "jacobian_spectral",
         "Jacobian, spectral",
         r"\|J\|_2",
-        lambda c: _largest(c.jacobian),
+        lambda c: spectral(c.jacobian),
     ),
     Functional(
         "cross_lipschitz",
