@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from audit_designs import HELD_OUT, OTHERS
+from audit_later import HARMLESS, LATER, SOUND_LATER, Material
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
@@ -38,7 +39,8 @@ TRAINING = {"digits": 1400, "mnist": 6000}
 RATE = {"digits": 2e-3, "mnist": 1e-3}
 SOUND = {"digits": ("mlp-relu", "mlp-gelu", "conv-relu", "resnet"), "mnist": ("conv-relu",)}
 MASKED = {"digits": ("mlp-relu",), "mnist": ("conv-relu",)}
-KINDS = ("sound", "sound_other", "planted", "held_out", "collapsed")
+KINDS = ("sound", "sound_other", "planted", "held_out", "collapsed", "later", "harmless", "sound_later")
+LATER_KINDS = {"later": LATER, "harmless": HARMLESS, "sound_later": SOUND_LATER}
 Samples = tuple[Tensor, Tensor]
 OBJECTIVES: dict[str, Callable[[rr.Threat], Any]] = {
     "plain": lambda threat: rr.CrossEntropy(),
@@ -162,6 +164,8 @@ def built(job: dict[str, Any]) -> tuple[nn.Module, rr.Threat]:
         return collapsed(seed)
     if job["kind"] == "planted":
         return planted(name, plain(data, arch, seed)), threat
+    if job["kind"] in LATER_KINDS:
+        return LATER_KINDS[job["kind"]][name](material(job)), threat
     design = HELD_OUT[name]
     if not design.trained:
         return design.wrap(plain(data, arch, seed)), threat
@@ -169,9 +173,31 @@ def built(job: dict[str, Any]) -> tuple[nn.Module, rr.Threat]:
     return trained(net, rr.CrossEntropy(), train, EPOCHS[data], RATE[data], seed), threat
 
 
+def material(job: dict[str, Any]) -> Material:
+    """What the designs of the second round are made from."""
+    data, arch, seed = job["data"], job["arch"], job["seed"]
+    train = samples(data)[0]
+
+    def fit(net: nn.Module, objective: Any, epochs: int) -> nn.Module:
+        torch.manual_seed(seed)  # of dropout
+        return trained(net, objective, train, epochs or EPOCHS[data], RATE[data], seed)
+
+    threat, ordinary = rr.Threat("linf", EPS[data]), plain(data, arch, seed)
+    return Material(
+        ordinary,
+        lambda name, number: network(name, data, number),
+        fit,
+        *train,
+        samples(data)[1][0],
+        threat,
+        seed,
+    )
+
+
 def jobs(data_sets: list[str], seeds: int, kinds: list[str]) -> Iterator[dict[str, Any]]:
     """One job a model."""
     names = {"sound": tuple(OBJECTIVES), "planted": PLANTED, "held_out": tuple(HELD_OUT)}
+    names |= {kind: tuple(designs) for kind, designs in LATER_KINDS.items()}
     for seed in range(seeds):
         for data in data_sets:
             for kind in kinds:
