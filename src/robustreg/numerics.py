@@ -48,6 +48,11 @@ def upcast(v: Tensor) -> Tensor:
     return v.float() if v.dtype.itemsize < 4 else v
 
 
+def as_rows(values: Tensor, like: Tensor) -> Tensor:
+    """``[B]`` as ``[B, 1, ...]``, to broadcast over ``like [B, ...]``."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def flatten(v: Tensor) -> Tensor:
     """Flatten everything but the batch: `[B, ...]` to `[B, D]`; `[B]` becomes `[B, 1]`.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -37,7 +37,13 @@ def check_clip(clip: str) -> None:
 
 
 class Point:
-    """A rule for where to look. Subclasses are frozen dataclasses that implement ``locate``."""
+    """A rule for where to look. Subclasses are frozen dataclasses that implement ``locate``.
+
+    Attributes:
+        asks_network: whether finding the point may run the network.
+    """
+
+    asks_network: ClassVar[bool] = True
 
     def locate(self, probe: Probe) -> Tensor:
         """The coordinates ``[B, ...]`` of this point for the probe's batch, without a graph."""
@@ -79,6 +85,14 @@ class Point:
         return (loss is not None and needs_labels(loss)) or any(p.reads_labels for p in self.parts())
 
     @property
+    def refills(self) -> bool:
+        """Whether it can be given more samples than go through the network together, see ``at_once`` of a call.
+
+        Those beyond wait until others are fooled and leave: the network's batches stay full.
+        """
+        return False
+
+    @property
     def reads_index(self) -> bool:
         """Whether finding this point needs to know which samples of the data these are."""
         return any(p.reads_index for p in self.parts())
@@ -112,6 +126,7 @@ class Point:
         generator: torch.Generator | None = None,
         noise: Mapping[Point, Tensor] | None = None,
         found: Found | None = None,
+        at_once: int | None = None,
     ) -> Tensor:
         """Find the point as an ordinary attack.
 
@@ -123,12 +138,14 @@ class Point:
             noise: the draws of the random points inside, as ``draw_per_sample`` makes them.
             found: called with the places ``[b]`` of samples, and their points ``[b, ...]``, as soon as a long search
                 has fooled the model there: what an interruption need not cost. Not every point calls it.
+            at_once: how many samples go through the model together, for points that say ``refills``; all by default.
 
         Returns:
             The points ``[B, ...]``, without a graph, of x's dtype and device.
 
         Raises:
-            ValueError: inputs outside the threat's bounds or not finite; labels missing or of the wrong shape.
+            ValueError: inputs outside the threat's bounds or not finite; labels missing or of the wrong shape;
+                ``at_once`` for a point that takes all samples together.
             TypeError: inputs or labels of the wrong type.
         """
         from robustreg.probe import Probe, check_samples
@@ -140,9 +157,14 @@ class Point:
             raise ValueError(f"{type(self).__name__} needs labels y to attack with the loss that it climbs")
         for threat in dict.fromkeys(self.threats()):
             threat.check_input(x)
+        if at_once is not None and not self.refills:
+            raise ValueError(f"{type(self).__name__} takes all samples together: leave at_once out")
         with out_of_inference(x, y) as (x, y):
             stream = Stream.from_generator(generator)
-            return Probe(model, x, y, stream=stream, noise=noise, attacking=True, found=found).at(self)
+            probe = Probe(
+                model, x, y, stream=stream, noise=noise, attacking=True, found=found, at_once=at_once
+            )
+            return probe.at(self)
 
 
 def draw_per_sample(point: Point, x: Tensor, seeds: Sequence[int]) -> dict[Point, Tensor]:
@@ -165,6 +187,8 @@ def draw_per_sample(point: Point, x: Tensor, seeds: Sequence[int]) -> dict[Point
 @dataclass(frozen=True)
 class Clean(Point):
     """The sample itself."""
+
+    asks_network = False
 
     def locate(self, probe: Probe) -> Tensor:
         """``x``."""
@@ -189,6 +213,8 @@ class Uniform(Point):
     number: int = 0
     scale: float = 1.0
     clip: Clip = "box"
+
+    asks_network = False
 
     def __post_init__(self) -> None:
         check_clip(self.clip)
@@ -217,6 +243,8 @@ class Gaussian(Point):
     std: float
     number: int = 0
     bounds: tuple[float, float] | None = None
+
+    asks_network = False
 
     def __post_init__(self) -> None:
         if not self.std >= 0:

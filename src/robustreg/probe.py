@@ -124,6 +124,7 @@ class Probe:
         points: where points are that need not be found again; those found now are added.
         attacking: points are wanted for themselves: searching attacks may stop early, sample by sample.
         found: told of samples that are fooled while a search still goes on, see ``tell``.
+        at_once: how many of the samples a search takes through the network together; all by default.
         rehearsing: keep every graph and output, to learn needs and to count passes.
 
     Attributes:
@@ -145,6 +146,7 @@ class Probe:
         points: dict[Point, Tensor] | None = None,
         attacking: bool = False,
         found: Found | None = None,
+        at_once: int | None = None,
         rehearsing: bool = False,
     ) -> None:
         check_samples(x)
@@ -157,6 +159,7 @@ class Probe:
         self.index = index
         self.attacking = attacking
         self.found = found
+        self.at_once = at_once
         self.passes: list[Pass] = []
         self.asking = ""
         self.asked = Needs()

@@ -325,20 +325,20 @@ def _direction(g: Tensor, p: float | Tensor) -> Tensor:
     g = torch.nan_to_num(numerics.upcast(g.detach()), nan=0.0)
     if isinstance(p, Tensor):
         p = numerics.one_for_each(p, g)
-    wide = _per_sample(p, g) if isinstance(p, Tensor) else p
+    wide = numerics.as_rows(p, g) if isinstance(p, Tensor) else p
     dual = numerics.dual_exponent(wide)
     if numerics.flatten(g).shape[1] == 0 or (not isinstance(p, Tensor) and p == math.inf):
         return g.sign()
     size = g.abs()
-    largest = _per_sample(numerics.flatten(size).amax(1), g)
+    largest = numerics.as_rows(numerics.flatten(size).amax(1), g)
     if not isinstance(p, Tensor) and p == 1:
         tied = size == largest
-        return g.sign() * tied / _per_sample(numerics.flatten(tied).sum(1), g)
+        return g.sign() * tied / numerics.as_rows(numerics.flatten(tied).sum(1), g)
     # With b = |g| / max|g|, formula (1) reads b^(1/(p-1)) / (sum b^(p*))^(1/p). Nothing here is first
     # rounded and then raised to a high power, so that the length is 1 to rounding for p close to 1 as well.
     b = size / torch.where(largest > 0, largest, 1.0)
     total = numerics.flatten(b.pow(dual)).sum(1).pow(1 / p)
-    return g.sign() * b.pow(1 / (wide - 1)) / _per_sample(torch.where(total > 0, total, 1.0), g)
+    return g.sign() * b.pow(1 / (wide - 1)) / numerics.as_rows(torch.where(total > 0, total, 1.0), g)
 
 
 def _uniform_in_ball(
@@ -358,11 +358,6 @@ def _uniform_in_ball(
     length = numerics.norm(g, p)
     radius = torch.rand(shape[:1], generator=generator, device=device, dtype=dtype).pow(1 / max(shape[1], 1))
     return g * (radius / torch.where(length > 0, length, 1.0)).unsqueeze(1)
-
-
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """`[B]` as `[B, 1, ...]`, to broadcast over like `[B, ...]`."""
-    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def _finite_size(bound: Tensor) -> Tensor:

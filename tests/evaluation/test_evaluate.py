@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustreg.attacks import PGD
-from robustreg.evaluation import Progress, evaluate, wilson
+from robustreg.attacks import APGD, PGD
+from robustreg.evaluation import Progress, attack_run, evaluate, wilson
 from robustreg.evaluation.crafting import Crafter, describe, lies_within, named
 from robustreg.points import FGSM, Clean, Gaussian, Steepest, Uniform
 from robustreg.threat import Threat
@@ -206,6 +206,26 @@ def test_points_do_not_depend_on_batch_size_or_global_seed(net, images):
     # The seed does matter: the noise moves other samples.
     other = evaluate(net, images, attacks, threat, seed=6)
     assert not all(torch.equal(other.outcomes[n], results[0].outcomes[n]) for n in attacks)
+
+
+@pytest.mark.parametrize("precision", ["full", "bf16"])
+def test_batches_are_filled_again_while_an_attack_goes_on(net, images, monkeypatch, precision):
+    """Where samples leave, others take their places; no call sees more than a batch, and the verdicts are the same."""
+    threat = Threat("linf", 0.8)
+    attacks = {"apgd": APGD(threat, steps=40), "pgd": PGD(threat, steps=40)}
+    rows = []
+    handle = net.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    options = {"batch_size": 5, "precision": precision}
+    refilled = evaluate(net, images, attacks, threat, **options)
+    calls, most = len(rows), max(rows)
+    rows.clear()
+    monkeypatch.setattr(attack_run, "_MOST_BATCHES", 1)
+    alone = evaluate(net, images, attacks, threat, **options)
+    handle.remove()
+    assert all(torch.equal(refilled.outcomes[name], alone.outcomes[name]) for name in attacks)
+    assert 0 < refilled.worst_case.correct < 10 < 30 < refilled.clean.correct
+    assert most == 5
+    assert calls < 0.8 * len(rows)
 
 
 def test_every_sample_has_its_own_noise(net):

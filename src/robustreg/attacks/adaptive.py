@@ -71,7 +71,7 @@ class LpNorm:
         p = self.exponent(g)
         radius = self._radius(g, p, eps)
         if isinstance(radius, Tensor):
-            radius = radius.reshape(-1, *[1] * (g.ndim - 1))
+            radius = numerics.as_rows(radius, g)
         return radius * steepest_direction(numerics.upcast(g), p)
 
     def rise(self, g: Tensor, eps: float) -> Tensor:

@@ -16,8 +16,8 @@ from robustreg.attacks.search import (
     Rows,
     Rule,
     Search,
-    as_rows,
     climbs_at_once,
+    refills,
     side_by_side,
     without_saturation,
 )
@@ -105,6 +105,11 @@ class APGD(Point):
     def parts(self) -> Iterator[Point]:
         """The starts."""
         yield from self.starts()
+
+    @property
+    def refills(self) -> bool:
+        """Unless nobody leaves, or a start asks the network."""
+        return refills(self.loss, self.mode, self.early_exit, self.starts())
 
     def radii(self) -> list[tuple[float, int]]:
         """The stages of a climb: the radius as a multiple of ``eps``, and the number of steps."""
@@ -267,7 +272,7 @@ class Momentum:
             self.rises, self.halved = torch.zeros_like(rows.losses), torch.ones_like(rows.fooled)
             self.highest, self.losses = rows.highest, rows.losses
         else:
-            self.best_g = torch.where(as_rows(rows.better, g), g, self.best_g)
+            self.best_g = torch.where(numerics.as_rows(rows.better, g), g, self.best_g)
             self.rises = self.rises + (rows.losses > self.losses)
         self.losses = rows.losses
         if i in self._checkpoints:
@@ -284,11 +289,11 @@ class Momentum:
         self.rises, self.highest, self._last_check = torch.zeros_like(self.rises), rows.highest, i
         # The next rise is counted from where the step begins.
         self.losses = torch.where(self.halved, rows.highest, self.losses)
-        back = as_rows(self.halved, g)
+        back = numerics.as_rows(self.halved, g)
         return torch.where(back, rows.best, rows.z), torch.where(back, self.best_g, g)
 
     def _move(self, z: Tensor, x: Tensor, g: Tensor, alpha: float) -> Tensor:
-        size = as_rows(self.size, z).to(z.dtype)
+        size = numerics.as_rows(self.size, z).to(z.dtype)
         ahead = self._within(z + size * steepest_direction(g, self._threat.norm), x)
         if alpha == 1:
             return ahead
@@ -335,10 +340,10 @@ class Sparse:
                 torch.where(warm, far / 1.5, features / 5),
             )
         else:
-            self.best_g = torch.where(as_rows(rows.better, g), g, self.best_g)
+            self.best_g = torch.where(numerics.as_rows(rows.better, g), g, self.best_g)
             if i % self._every == 0:
                 z, g = self._check(rows, g)
-        step = as_rows(self.size, z) * sparse_direction(g, self.count)
+        step = numerics.as_rows(self.size, z) * sparse_direction(g, self.count)
         return project_l1_in_box(z + step.to(z.dtype) - rows.x, rows.x, self._threat)
 
     def _check(self, rows: Rows, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -347,7 +352,7 @@ class Sparse:
         sparser = now < 0.95 * self.moved
         self.size = torch.where(sparser, eps, (self.size / 1.5).clamp(min=eps / 10))
         self.moved, self.count = now, now / 1.5
-        back = as_rows(sparser, g)
+        back = numerics.as_rows(sparser, g)
         return torch.where(back, rows.best, rows.z), torch.where(back, self.best_g, g)
 
 

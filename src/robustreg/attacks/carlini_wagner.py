@@ -11,7 +11,6 @@ from torch import Tensor
 from robustreg import numerics
 from robustreg.attacks.in_box import sides
 from robustreg.attacks.minimal import Closest, MinimalNorm
-from robustreg.attacks.search import as_rows
 from robustreg.modes import Mode, check_mode
 from robustreg.probe import Probe
 from robustreg.threat import Threat
@@ -173,7 +172,7 @@ class _Descent:
         push = torch.where(margin > 0, self.weight, 0.0)
         slope = torch.nan_to_num(numerics.upcast(slope), 0.0, 0.0, 0.0)
         bending = torch.where(self.bent, self.half * (1 - ((z - self.middle) / self.half).square()), 1.0)
-        g = (2 * (z - self.x) + as_rows(push, z) * slope) * bending
+        g = (2 * (z - self.x) + numerics.as_rows(push, z) * slope) * bending
         self.first = torch.lerp(g, self.first, _BETAS[0])
         self.second = torch.lerp(g.square(), self.second, _BETAS[1])
         mean, spread = (

@@ -147,7 +147,7 @@ class ClassStart(Point):
     def locate(self, probe: Probe) -> Tensor:
         """The sample plus or minus its class's step and the noise."""
         y = probe.labels()
-        known = (y >= 0).reshape(-1, *[1] * (probe.x.ndim - 1))
+        known = numerics.as_rows(y >= 0, probe.x)
         step = self.threat.eps * self._directions(probe)[y.clamp(min=0)]
         share, side = probe.normal((2,), "class start", self.number)
         level = self.least + (self.most - self.least) * torch.special.ndtr(share)

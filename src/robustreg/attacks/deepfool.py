@@ -9,7 +9,6 @@ from torch import Tensor
 
 from robustreg import numerics
 from robustreg.attacks.minimal import Closest, MinimalNorm, nearest_boundary
-from robustreg.attacks.search import as_rows
 from robustreg.attacks.targets import others_by_rank
 from robustreg.modes import Mode, check_mode
 from robustreg.probe import Probe
@@ -66,7 +65,9 @@ class DeepFool(MinimalNorm):
         for i in range(self.steps):
             _, slope, distance = nearest_boundary(self, probe, z, rows, others, i)
             length = torch.where(distance.isfinite(), distance + _MORE, 0.0).to(total.dtype)
-            total = total + as_rows(length, x) * steepest_direction(slope.to(total.dtype), self.threat.norm)
+            total = total + numerics.as_rows(length, x) * steepest_direction(
+                slope.to(total.dtype), self.threat.norm
+            )
             z = self.threat.clip((numerics.upcast(x) + (1 + self.overshoot) * total).to(x.dtype))
             _, wrong, _ = self.look(probe, z, rows, i, "after")
             closest.offer(rows, z, wrong)

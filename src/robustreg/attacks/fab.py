@@ -13,7 +13,7 @@ from robustreg import numerics
 from robustreg.attacks.in_box import Slopes
 from robustreg.attacks.minimal import Closest, MinimalNorm, nearest_boundary
 from robustreg.attacks.row_numbers import draw_keys, normal, uniform, words
-from robustreg.attacks.search import as_rows, climbs_at_once, side_by_side, slices
+from robustreg.attacks.search import climbs_at_once, side_by_side, slices
 from robustreg.attacks.targets import others_by_rank
 from robustreg.modes import Mode, check_mode
 from robustreg.probe import Probe
@@ -142,7 +142,7 @@ class FAB(MinimalNorm):
                     rows, others, x, z, wrong = (v[stay] for v in (rows, others, x, z, wrong))
                 if rows.numel() == 0:
                     return
-            z = torch.where(as_rows(wrong, z), torch.lerp(x, z, self.beta), z)
+            z = torch.where(numerics.as_rows(wrong, z), torch.lerp(x, z, self.beta), z)
 
     def _boundary(
         self, probe: Probe, z: Tensor, rows: Tensor, others: Tensor, number: int, i: int
@@ -176,8 +176,8 @@ class FAB(MinimalNorm):
         alpha = torch.where(whole > 0, near / torch.where(whole > 0, whole, 1.0), 0.0).clamp(
             max=self.alpha_max
         )
-        start = torch.lerp(wide_z, wide_x, as_rows(alpha, wide_z))
-        step = start + self.eta * torch.lerp(from_z, from_x, as_rows(alpha, from_z))
+        start = torch.lerp(wide_z, wide_x, numerics.as_rows(alpha, wide_z))
+        step = start + self.eta * torch.lerp(from_z, from_x, numerics.as_rows(alpha, from_z))
         return self.threat.clip(step.to(x.dtype))
 
     def _random_start(self, probe: Probe, rows: Tensor, closest: Closest, number: int) -> Tensor:
@@ -206,7 +206,7 @@ class FAB(MinimalNorm):
             rise = above - below
             crossing = torch.where(rise > 0, -below / torch.where(rise > 0, rise, 1.0), 0.5).clamp(0, 1)
             t = low + (high - low) * (0.9 * crossing + 0.1)
-            z = torch.lerp(x, end, as_rows(t, x).to(x.dtype))
+            z = torch.lerp(x, end, numerics.as_rows(t, x).to(x.dtype))
             _, wrong, gap = self.look(probe, z, rows, "line", i)
             closest.offer(rows, z, wrong)
             low, below = torch.where(wrong, low, t), torch.where(wrong, below, gap)

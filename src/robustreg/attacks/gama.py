@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustreg import numerics
 from robustreg.attacks.pgd import PGD
-from robustreg.attacks.search import Plain, Rows, Search
+from robustreg.attacks.search import Plain, Search, refills
 from robustreg.attacks.single_step import Rademacher
 from robustreg.attacks.targets import clean_logits
 from robustreg.losses import RowLoss, negative_margin
@@ -74,6 +74,11 @@ class GAMA(Point):
         """The starts."""
         yield from self.starts()
 
+    @property
+    def refills(self) -> bool:
+        """Unless nobody leaves, or a start asks the network."""
+        return refills("margin", self.mode, self.early_exit, self.starts())
+
     def sizes(self) -> list[float]:
         """The length of each step in the threat's norm."""
         drops = [math.ceil(0.6 * self.steps), math.ceil(0.85 * self.steps)]
@@ -89,26 +94,27 @@ class GAMA(Point):
         y, logits = probe.labels(), clean_logits(probe, self, self.mode)
         search = Search(probe, self, self.threat, "margin", self.mode, self.early_exit)
         search.dismiss(logits)
+        clean = logits.softmax(1)
         for start in self.starts():
             index = search.standing()
             z = self.threat.project(probe.at(start)[index], probe.x[index])
-            loss = GuidedMargin(y, logits.softmax(1), self.weight)
-            rule = _Relaxing(self.threat, self.sizes(), loss, self.weights())
-            search.climb(index, z, rule, self.steps, loss, self, start, score=_margin_of(y))
+            losses = [GuidedMargin(y, clean, weight) for weight in [*self.weights(), 0.0]]
+            rule = Plain(self.threat, self.sizes())
+            search.climb(index, z, rule, self.steps, losses, self, start, score=_margin_of(y))
         return search.found()
 
 
 class GuidedMargin:
-    """The loss of GAMA for a batch, with the weight of the moment.
+    """The loss of GAMA for a batch, at one step.
 
     Args:
         y: labels ``[B]``.
         clean: probabilities ``[B, C]`` at the samples.
-        weight: ``lambda``; it may be changed.
+        weight: ``lambda``.
     """
 
     def __init__(self, y: Tensor, clean: Tensor, weight: float) -> None:
-        self._y, self._clean, self.weight = y, clean, weight
+        self._y, self._clean, self._weight = y, clean, weight
 
     def __call__(self, logits: Tensor, rows: Tensor | None) -> Tensor:
         """Values ``[b]`` at logits ``[b, C]``."""
@@ -118,20 +124,7 @@ class GuidedMargin:
         # 1 - p_y as the sigmoid of the log-odds: it and its slope stay exact where p_y is 1 to rounding
         margin = p.masked_fill(own, 0.0).amax(1) - 1 + odds.sigmoid()
         away = (p - clean.to(p.dtype)).square().sum(1)
-        return torch.where(y >= 0, margin + self.weight * away + _FLOOR * odds, 0.0)
-
-
-class _Relaxing(Plain):
-    """Steepest steps; each gives the loss the weight of the next."""
-
-    def __init__(self, threat: Threat, sizes: list[float], loss: GuidedMargin, weights: list[float]) -> None:
-        super().__init__(threat, sizes)
-        self._loss, self._weights = loss, [*weights, 0.0]
-
-    def step(self, i: int, rows: Rows, g: Tensor) -> Tensor:
-        """A steepest step, projected."""
-        self._loss.weight = self._weights[i + 1]
-        return super().step(i, rows, g)
+        return torch.where(y >= 0, margin + self._weight * away + _FLOOR * odds, 0.0)
 
 
 def _margin_of(y: Tensor) -> RowLoss:

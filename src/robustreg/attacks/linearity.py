@@ -93,7 +93,7 @@ class LeastLinear(Point):
             _, losses, g = probe.ascend(z, None, self.loss, self.mode, self, i, point=self)
             assert g is not None  # asked for by default
             below = losses - base - inner(z - probe.x, slope) < 0
-            turn = torch.where(below, -1.0, 1.0).reshape(-1, *[1] * (g.ndim - 1))
+            turn = numerics.as_rows(torch.where(below, -1.0, 1.0), g)
             z = self.threat.project(z + step.steepest(turn.to(g.dtype) * (g - slope)), probe.x)
         return z
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from robustreg import numerics
-from robustreg.attacks.search import as_rows
 from robustreg.modes import Mode, Model
 from robustreg.points import Point
 from robustreg.probe import Probe
@@ -40,7 +39,7 @@ class Closest:
         """Take points ``z [b, ...]`` of the samples ``rows [b]``, where they are ``wrong [b]`` and nearer."""
         distance = self._threat.length(z - self._x[rows])
         better = wrong & (distance < self.distance[rows])
-        self.points[rows] = torch.where(as_rows(better, z), z, self.points[rows])
+        self.points[rows] = torch.where(numerics.as_rows(better, z), z, self.points[rows])
         self.distance[rows] = torch.where(better, distance, self.distance[rows])
 
     def inside(self, rows: Tensor) -> Tensor:
@@ -98,7 +97,7 @@ class MinimalNorm(Point, ABC):
     def locate(self, probe: Probe) -> Tensor:
         """The nearest misclassified points where they lie within the threat, the sample itself elsewhere."""
         x, points = probe.x, self.nearest(probe, bounded=True).points
-        return torch.where(as_rows(self.threat.contains(points, x), x), points, x)
+        return torch.where(numerics.as_rows(self.threat.contains(points, x), x), points, x)
 
     def minimal(
         self,
@@ -129,7 +128,7 @@ class MinimalNorm(Point, ABC):
         """
         found = _Nearest(self)(model, x, y, generator=generator, noise=noise)
         none = numerics.flatten(found).isnan().any(1)
-        points = torch.where(as_rows(none, x), x, found)
+        points = torch.where(numerics.as_rows(none, x), x, found)
         distance = torch.where(none, math.inf, self.threat.length(points - x))
         return points, torch.where(y >= 0, distance, math.nan)
 
@@ -149,7 +148,7 @@ class _Nearest(Point):
 
     def locate(self, probe: Probe) -> Tensor:
         closest = self.attack.nearest(probe, bounded=False)
-        return torch.where(as_rows(closest.distance.isinf(), probe.x), math.nan, closest.points)
+        return torch.where(numerics.as_rows(closest.distance.isinf(), probe.x), math.nan, closest.points)
 
 
 def nearest_boundary(
@@ -180,7 +179,7 @@ def nearest_boundary(
             nearer = distance < chosen[2]
             chosen = (
                 torch.where(nearer, gap, chosen[0]),
-                torch.where(as_rows(nearer, normal), normal, chosen[1]),
+                torch.where(numerics.as_rows(nearer, normal), normal, chosen[1]),
                 torch.where(nearer, distance, chosen[2]),
             )
     assert chosen is not None  # a network has at least two classes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustreg import numerics
-from robustreg.attacks.search import Plain, Rows, Search, as_rows, without_saturation
+from robustreg.attacks.search import Plain, Rows, Search, refills, without_saturation
 from robustreg.losses import Loss, check_loss
 from robustreg.modes import Mode, check_mode
 from robustreg.points import CLEAN, Point
@@ -55,6 +55,11 @@ class MIFGSM(Point):
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(f"step_size must be positive, got {self.step_size}")
 
+    @property
+    def refills(self) -> bool:
+        """Unless nobody leaves, or the start asks the network."""
+        return refills(self.loss, self.mode, self.early_exit, [self.start])
+
     def locate(self, probe: Probe) -> Tensor:
         """The end of the search, within ball and box."""
         search = Search(probe, self, self.threat, self.loss, self.mode, self.early_exit)
@@ -79,6 +84,6 @@ class Accumulated(Plain):
         """A step along the sum."""
         g = torch.nan_to_num(numerics.upcast(g), nan=0.0)
         length = numerics.norm(g, 1.0)
-        g = g / as_rows(torch.where(length > 0, length, 1.0), g)
+        g = g / numerics.as_rows(torch.where(length > 0, length, 1.0), g)
         self.sum = g if self.sum is None else self._decay * self.sum + g
         return super().step(i, rows, self.sum.to(rows.z.dtype))

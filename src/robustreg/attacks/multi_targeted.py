@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robustreg.attacks.pgd import PGD, Decay
-from robustreg.attacks.search import Plain, Search
+from robustreg.attacks.search import Plain, Search, refills
 from robustreg.attacks.targets import (
     TargetedLoss,
     check_targets,
@@ -66,6 +66,11 @@ class MultiTargeted(Point):
     def parts(self) -> Iterator[Point]:
         """The starts."""
         yield from self._pgd().starts()
+
+    @property
+    def refills(self) -> bool:
+        """Unless nobody leaves, or a start asks the network."""
+        return refills(self.loss, self.mode, self.early_exit, self.parts())
 
     def locate(self, probe: Probe) -> Tensor:
         """The end of the search, within ball and box."""

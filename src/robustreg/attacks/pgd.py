@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustreg.losses import Loss, check_loss, needs_labels
+from robustreg import numerics
+from robustreg.attacks.search import Plain, Search, refills, steepest_step
+from robustreg.losses import Loss, check_loss
 from robustreg.modes import Mode, check_mode
 from robustreg.points import Point, Uniform
 from robustreg.probe import Probe
@@ -75,6 +77,11 @@ class PGD(Point):
         """The starts."""
         yield from self.starts()
 
+    @property
+    def refills(self) -> bool:
+        """Unless nobody leaves, or a start asks the network."""
+        return refills(self.loss, self.mode, self.early_exit, self.starts())
+
     def sizes(self) -> list[float]:
         """The length of each step in the threat's norm."""
         done = [i / self.steps for i in range(self.steps)]
@@ -102,19 +109,8 @@ class PGD(Point):
         for i, size in enumerate(self.sizes()):
             _, _, g = probe.ascend(z, None, self.loss, self.mode, self, start, i, point=self)
             assert g is not None  # asked for by default
-            z = self._step(z, g, probe.x, size)
+            z = steepest_step(self.threat, z, g, probe.x, size)
         return z
-
-    def _step(self, z: Tensor, g: Tensor, x: Tensor, size: float) -> Tensor:
-        z = z + self.threat.with_eps(size).steepest(g)
-        if self.threat.norm not in (1.0, 2.0, math.inf):
-            # Steepest steps followed by the Euclidean projection settle beside the worst case for other norms, even on
-            # a linear network; scaled back to the sphere they settle at it.
-            delta = z - x
-            length = self.threat.length(delta)
-            factor = torch.where(length > self.threat.eps, self.threat.eps / length, 1.0)
-            z = x + delta * _as(factor, delta).to(delta.dtype)
-        return self.threat.project(z, x)
 
     def _best_of(self, probe: Probe, candidates: list[Tensor]) -> Tensor:
         function = probe.loss_function(self.loss, self.mode)
@@ -123,41 +119,18 @@ class PGD(Point):
             losses = function(probe.run(z, self.mode, self, "final", r, point=self), None)
             better = losses > highest
             highest = torch.where(better, losses, highest)
-            best = torch.where(_as(better, z), z, best)
+            best = torch.where(numerics.as_rows(better, z), z, best)
         return best
 
     def _search(self, probe: Probe) -> Tensor:
         """Sample by sample: who is fooled leaves, who is not keeps the best point seen."""
-        leave = self.early_exit and self.mode == "eval" and probe.y is not None and needs_labels(self.loss)
-        found = self.threat.project(probe.x, probe.x)
-        dtype = torch.promote_types(probe.x.dtype, torch.float32)
-        highest = torch.full((probe.x.shape[0],), -math.inf, device=probe.x.device, dtype=dtype)
-        standing = torch.arange(probe.x.shape[0], device=probe.x.device)
+        search = Search(probe, self, self.threat, self.loss, self.mode, self.early_exit)
+        loss = probe.loss_function(self.loss, self.mode)
         for start in self.starts():
-            rows, x = standing, probe.x[standing]
-            z = self.threat.project(probe.at(start)[standing], x)
-            for i, size in enumerate([*self.sizes(), None]):
-                if rows.numel() == 0:
-                    break
-                logits, losses, g = probe.ascend(
-                    z, rows, self.loss, self.mode, self, start, i, point=self, gradient=size is not None
-                )
-                fooled = logits.argmax(1) != probe.y[rows] if leave and probe.y is not None else None
-                losses = losses.to(dtype)
-                better = losses > highest[rows]
-                if fooled is not None:
-                    better = better | fooled
-                highest[rows[better]] = losses[better]
-                found[rows[better]] = z[better]
-                if fooled is not None:
-                    probe.tell(rows, z, fooled)
-                    keep = ~fooled
-                    rows, z, x = rows[keep], z[keep], x[keep]
-                    g = g[keep] if g is not None else None
-                if size is not None and g is not None:
-                    z = self._step(z, g, x, size)
-            standing = rows
-        return found
+            index = search.standing()
+            z = self.threat.project(probe.at(start)[index], probe.x[index])
+            search.climb(index, z, Plain(self.threat, self.sizes()), self.steps, loss, self, start)
+        return search.found()
 
 
 def _renumbered(start: Point, r: int) -> Point:
@@ -170,7 +143,3 @@ def _renumbered(start: Point, r: int) -> Point:
         elif f.name == "number":
             changes[f.name] = value + r
     return dataclasses.replace(start, **changes) if r and changes else start  # type: ignore[type-var]
-
-
-def _as(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.reshape(-1, *[1] * (like.ndim - 1))

@@ -42,7 +42,7 @@ class Perturbations(Memory):
 
         def of(table: Tensor, otherwise: Tensor) -> Tensor:
             found = table[rows].to(otherwise)
-            return torch.where(held.reshape(-1, *[1] * (found.ndim - 1)), found, otherwise)
+            return torch.where(numerics.as_rows(held, found), found, otherwise)
 
         momenta = zeros if self.momenta is None else of(self.momenta, zeros)
         return of(self.deltas, zeros), momenta, of(self.visits, never)
@@ -115,7 +115,7 @@ class PriorStart(Point):
         """The sample plus what is remembered."""
         delta, _, visits = self.recall(probe)
         fresh = self.threat.steepest(probe.noise(self._fresh()))
-        new = (visits == 0).reshape(-1, *[1] * (delta.ndim - 1))
+        new = numerics.as_rows(visits == 0, delta)
         return clipped(probe.x + torch.where(new, fresh, delta), probe.x, self.threat, self.clip)
 
     def places(self, probe: Probe) -> Tensor:
@@ -130,7 +130,7 @@ class PriorStart(Point):
         if self.reset is not None and self.prior != "batch":
             old = visits >= self.reset
             visits = torch.where(old, 0, visits)
-            momentum = torch.where(old.reshape(-1, *[1] * (momentum.ndim - 1)), 0.0, momentum)
+            momentum = torch.where(numerics.as_rows(old, momentum), 0.0, momentum)
         return delta, momentum, visits
 
     def _fresh(self) -> Point:

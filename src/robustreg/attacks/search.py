@@ -5,8 +5,10 @@ All state is per sample, so what a sample gets depends neither on who travels wi
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,8 +16,7 @@ import torch
 from torch import Tensor
 
 from robustreg import numerics
-from robustreg.attacks.pgd import PGD
-from robustreg.losses import Loss, RowLoss, needs_labels
+from robustreg.losses import Loss, RowLoss, bound_loss, needs_labels
 from robustreg.modes import Mode
 from robustreg.points import Point
 from robustreg.probe import Probe
@@ -113,11 +114,35 @@ class Plain:
     """The steps of ``PGD``, with sizes ``sizes`` in the threat's norm."""
 
     def __init__(self, threat: Threat, sizes: Sequence[float]) -> None:
-        self._pgd, self._sizes = PGD(threat), sizes
+        self._threat, self._sizes = threat, sizes
 
     def step(self, i: int, rows: Rows, g: Tensor) -> Tensor:
         """A steepest step, projected."""
-        return self._pgd._step(rows.z, g, rows.x, self._sizes[i])
+        return steepest_step(self._threat, rows.z, g, rows.x, self._sizes[i])
+
+
+def steepest_step(threat: Threat, z: Tensor, g: Tensor, x: Tensor, size: float) -> Tensor:
+    """From ``z [b, ...]`` a step of length ``size`` in the threat's norm up the gradients ``g``, projected; ``x`` is
+    clean.
+    """
+    z = z + threat.with_eps(size).steepest(g)
+    if threat.norm not in (1.0, 2.0, math.inf):
+        # Steepest steps followed by the Euclidean projection settle beside the worst case for other norms, even on a
+        # linear network; scaled back to the sphere they settle at it.
+        delta = z - x
+        length = threat.length(delta)
+        factor = torch.where(length > threat.eps, threat.eps / length, 1.0)
+        z = x + delta * numerics.as_rows(factor, delta).to(delta.dtype)
+    return threat.project(z, x)
+
+
+def refills(loss: Loss, mode: Mode, early_exit: bool, starts: Iterable[Point]) -> bool:
+    """Whether a search of these settings can take more samples than go together, see ``Point.refills``.
+
+    Not where nobody leaves, and not where something beside the search runs the network, on all samples at once.
+    """
+    leaves = early_exit and mode == "eval" and needs_labels(loss) and bound_loss(loss) is None
+    return leaves and not any(start.asks_network for start in starts)
 
 
 def without_saturation(loss: Loss) -> Loss:
@@ -145,6 +170,8 @@ class Search:
     Called as an attack (``probe.attacking``, ``early_exit``, mode ``"eval"``, a loss that reads labels) a sample that
     is fooled keeps the point which fooled it and takes part in no later climb. Otherwise every sample makes every step.
     Who is never fooled gets the point of highest score.
+
+    Where there are more samples than ``probe.at_once``, those beyond it wait and take the places of who has left.
 
     Args:
         probe: the batch.
@@ -202,7 +229,7 @@ class Search:
         z: Tensor,
         rule: Rule,
         steps: int,
-        loss: RowLoss,
+        loss: RowLoss | Sequence[RowLoss],
         *key: object,
         score: RowLoss | None = None,
     ) -> None:
@@ -213,7 +240,7 @@ class Search:
             z: where they start ``[b, ...]``, within the threat.
             rule: how they move.
             steps: how often.
-            loss: what they climb.
+            loss: what they climb, or one for the start and each step.
             key: names the random stream of the network's runs.
             score: by which a sample's points are compared; the loss itself, unless that changes on the way.
         """
@@ -240,18 +267,43 @@ class Search:
         z: Tensor,
         rule: Rule,
         steps: int,
-        loss: RowLoss,
+        loss: RowLoss | Sequence[RowLoss],
         key: tuple[object, ...],
         score: RowLoss | None,
         leave: bool,
     ) -> Rows:
-        rows = self._rows(index, z)
-        for i in range(steps + 1 if index.numel() else 0):
-            logits, g, wrong = self._look(rows, loss, (*key, i), gradient=i < steps)
+        losses = [loss] * (steps + 1) if callable(loss) else loss
+        rows, most = self._rows(index, z), self._probe.at_once
+        if most is None or index.numel() <= most:
+            self._advance(rows, rule, range(steps + 1), losses, key, score, leave)
+            return rows
+        for looks in _stages(steps + 1):
+            portions = _apart(rows, rule, most)
+            for number, (some, own) in enumerate(portions):
+                self._advance(some, own, looks, losses, (*key, number) if number else key, score, leave)
+                if leave:
+                    self._take_out(some, own, None)
+            rows, rule = _together(portions)
+        return rows
+
+    def _advance(
+        self,
+        rows: Rows,
+        rule: Rule,
+        looks: range,
+        losses: Sequence[RowLoss],
+        key: tuple[object, ...],
+        score: RowLoss | None,
+        leave: bool,
+    ) -> None:
+        """Look after so many steps, and step from there; after the last look of the climb there is no step."""
+        last = len(losses) - 1
+        for i in looks if rows.index.numel() else ():
+            logits, g, wrong = self._look(rows, losses[i], (*key, i), gradient=i < last)
             _judge(
                 rows, rows.losses if score is None else score(logits, rows.index), wrong if leave else None
             )
-            if leave and i < steps:
+            if leave and i < last:
                 left = rows.index.numel() - int(rows.fooled.sum())
                 if left == 0:
                     break
@@ -259,7 +311,6 @@ class Search:
                     g = self._take_out(rows, rule, g)
             if g is not None:
                 rows.z = rule.step(i, rows, g)
-        return rows
 
     def _rows(self, index: Tensor, z: Tensor) -> Rows:
         x = self._probe.x[index]
@@ -311,15 +362,13 @@ class Search:
         self._note(_only(rows, rows.fooled))
         kept = (~rows.fooled).nonzero().squeeze(1)
         for holder in (rows, rule):
-            for name, value in vars(holder).items():
-                if isinstance(value, Tensor):
-                    setattr(holder, name, value[kept])
+            vars(holder).update({name: value[kept] for name, value in _tensors(holder)})
         return None if g is None else g[kept]
 
     def _note(self, rows: Rows) -> None:
         better = rows.fooled | (rows.highest > self._highest[rows.index])
         index = rows.index
-        self._found[index] = torch.where(as_rows(better, rows.best), rows.best, self._found[index])
+        self._found[index] = torch.where(numerics.as_rows(better, rows.best), rows.best, self._found[index])
         self._highest[index] = torch.where(better, rows.highest, self._highest[index])
         self._standing[index] &= ~rows.fooled
         self._probe.tell(index, rows.best, rows.fooled)
@@ -334,13 +383,45 @@ def _judge(rows: Rows, scores: Tensor, wrong: Tensor | None) -> None:
         rows.fooled = rows.fooled | wrong
     rows.better = better
     rows.highest = torch.where(better, scores, rows.highest)
-    rows.best = torch.where(as_rows(better, rows.z), rows.z, rows.best)
+    rows.best = torch.where(numerics.as_rows(better, rows.z), rows.z, rows.best)
 
 
 def _only(rows: Rows, chosen: Tensor) -> Rows:
     return Rows(**{name: value[chosen] for name, value in vars(rows).items()})
 
 
-def as_rows(values: Tensor, like: Tensor) -> Tensor:
-    """``[b]`` as ``[b, 1, ...]``, to broadcast over ``like [b, ...]``."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+def _stages(looks: int) -> list[range]:
+    """The looks of a climb in parts of 1, 1, 2, 4, 8: most samples that are fooled at all are soon."""
+    ends = [0]
+    while ends[-1] < looks:
+        ends.append(min(max(1, 2 * ends[-1]), looks))
+    return [range(first, end) for first, end in itertools.pairwise(ends)]
+
+
+def _apart(rows: Rows, rule: Rule, most: int) -> list[tuple[Rows, Rule]]:
+    """As few portions as hold at most so many rows, of one size, each with its rows of the rule's state."""
+    n = rows.index.numel()
+    size = max(-(-n // max(-(-n // most), 1)), 1)
+    portions = []
+    for first in range(0, max(n, 1), size):
+        part = slice(first, first + size)
+        pair = copy(rows), copy(rule)
+        for holder in pair:
+            vars(holder).update({name: value[part] for name, value in _tensors(holder)})
+        portions.append(pair)
+    return portions
+
+
+def _together(portions: list[tuple[Rows, Rule]]) -> tuple[Rows, Rule]:
+    """One again. All have made as many steps, so that what is no tensor is equal in those that have rows."""
+    left = [pair for pair in portions if pair[0].index.numel()] or portions[:1]
+    for whole, *others in zip(*left, strict=True):
+        names = [name for name, _ in _tensors(whole)]
+        vars(whole).update(
+            {name: torch.cat([vars(part)[name] for part in (whole, *others)]) for name in names}
+        )
+    return left[0]
+
+
+def _tensors(holder: object) -> list[tuple[str, Tensor]]:
+    return [(name, value) for name, value in vars(holder).items() if isinstance(value, Tensor)]

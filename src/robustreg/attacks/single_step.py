@@ -39,6 +39,8 @@ class Rademacher(Point):
     scale: float = 1.0
     clip: Clip = "box"
 
+    asks_network = False
+
     def __post_init__(self) -> None:
         check_clip(self.clip)
         if not self.scale >= 0:

@@ -63,6 +63,6 @@ class Virtual(Point):
             _, _, g = probe.ascend(z, None, "kl", self.mode, self, i, point=self)
             assert g is not None  # asked for by default
             # A prediction that does not move says nothing of a direction: keep the one there is.
-            flat = (numerics.norm(g, 2.0) == 0).reshape(-1, *[1] * (g.ndim - 1))
+            flat = numerics.as_rows(numerics.norm(g, 2.0) == 0, g)
             d = torch.where(flat, d, g)
         return clipped(probe.x + self.threat.steepest(d), probe.x, self.threat, self.clip)

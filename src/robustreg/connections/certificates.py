@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustreg import numerics
 from robustreg.attacks import FAB
 from robustreg.attacks.minimal import MinimalNorm
-from robustreg.attacks.search import as_rows
 from robustreg.connections.case import Case
 from robustreg.connections.quantities import boundary_step, margin_distance
 from robustreg.connections.regions import AFFINE_HERE, affine_between, border_distance, unread
@@ -89,7 +89,7 @@ def distance_bounds(case: Case, norm: str = "l2", attack: MinimalNorm | None = N
     if unread(case):
         certified = torch.zeros_like(certified)
     for direction in (boundary_step(case, norm), _anywhere(case, threat)):
-        end = case.x + as_rows(torch.where(reach.isfinite(), reach, 1.0), case.x) * 0.999 * direction
+        end = case.x + numerics.as_rows(torch.where(reach.isfinite(), reach, 1.0), case.x) * 0.999 * direction
         certified = certified & affine_between(case, case.x, end)
     _, upper = attack.minimal(
         case.model, case.x, case.y, generator=torch.Generator(case.x.device).manual_seed(case.seed)

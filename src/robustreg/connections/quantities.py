@@ -149,7 +149,7 @@ def boundary_point(case: Case, norm: str) -> Tensor:
     """Where that boundary is, ``[B, ...]``; the sample itself where there is none."""
     distance = margin_distance(case, numerics.dual_exponent(Threat(norm, 1.0).norm))
     distance = torch.where(distance.isfinite(), distance, 0.0)
-    return case.x + distance.reshape(-1, *[1] * (case.x.ndim - 1)) * boundary_step(case, norm)
+    return case.x + numerics.as_rows(distance, case.x) * boundary_step(case, norm)
 
 
 def weight(case: Case) -> Tensor:

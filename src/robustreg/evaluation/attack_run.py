@@ -17,7 +17,7 @@ from robustreg.evaluation.caught import Caught
 from robustreg.evaluation.crafting import Attack, Crafter, content, problem
 from robustreg.evaluation.hashes import json_sha256
 from robustreg.evaluation.packing import pack
-from robustreg.evaluation.predict import Snapshot, correct, logits_of
+from robustreg.evaluation.predict import Snapshot, correct, logits_by_batch, logits_of
 from robustreg.evaluation.progress import Progress
 from robustreg.evaluation.reduced import Precision, as_attacked, lost_in_rounding
 from robustreg.evaluation.samples import Samples
@@ -25,6 +25,7 @@ from robustreg.evaluation.work import Work, WorkStore
 from robustreg.threat import Threat
 
 SAVE_EVERY_SECONDS = 60.0
+_MOST_BATCHES = 8
 _PORTION_FLOPS, _FEWEST = 3 * 10**8, 64  # of one run; with the 5,000 of Square about 15 seconds of one core
 
 
@@ -73,11 +74,13 @@ def run_attack(
         for member in members:
             todo, total = member.todo(targets, work), member.total(targets, work)
             member.report(setting, targets, work, total)
-            for indices in torch.split(todo, size) if len(todo) else ():
+            while len(todo):
+                count = size * member.batches(targets, work, total)
+                indices, todo = todo[:count], todo[count:]
                 started = time.monotonic()
                 caught = Caught(indices, partial(member.report, setting, targets, work, total))
                 try:
-                    _run_batch(setting, name, member, threat, caught, work)
+                    _run_batch(setting, name, member, threat, caught, size, work)
                 except Exception as error:
                     failed = error
                     break
@@ -123,6 +126,15 @@ class _Member:
             return int(targets.sum())
         return len(self.todo(targets, work)) + self._standing(work)
 
+    def batches(self, targets: Tensor, work: Work, total: int) -> int:
+        """How many batches to hand over together, if the attack refills.
+
+        So many that, going by the samples that had their turn, one batch of them stands in the end: the batches of the
+        model are then full all along, and where most stand no more is under way than has to be.
+        """
+        done = total - len(self.todo(targets, work))
+        return min(max(done // max(self._standing(work), 1), 1), _MOST_BATCHES) if self.craft.refills else 1
+
     def report(self, setting: Setting, targets: Tensor, work: Work, total: int, early: int = 0) -> None:
         """Tell how far it is; `early` samples of the present batch are fooled already."""
         done = total - len(self.todo(targets, work)) + early
@@ -161,16 +173,22 @@ def _portion(setting: Setting) -> int:
 
 
 def _run_batch(
-    setting: Setting, name: str, member: _Member, threat: Threat | None, caught: Caught, work: Work
+    setting: Setting,
+    name: str,
+    member: _Member,
+    threat: Threat | None,
+    caught: Caught,
+    size: int,
+    work: Work,
 ) -> None:
     indices = caught.indices
     where = indices.to(setting.samples.x.device)
     x, y = setting.samples.x[where].to(setting.device), setting.samples.y[where].to(setting.device)
     try:
-        x_adv, right = _attacked(setting, member, x, y, caught)
+        x_adv, right = _attacked(setting, member, x, y, caught, size)
     except BaseException:  # Ctrl-C most of all
         with contextlib.suppress(Exception):
-            caught.keep(setting.model, x, y, threat, work)
+            caught.keep(setting.model, x, y, threat, work, size)
         raise
     if work.problem is None and (broken := problem(x_adv, x, threat)) is not None:
         row, what = broken
@@ -182,25 +200,26 @@ def _run_batch(
 
 
 def _attacked(
-    setting: Setting, member: _Member, x: Tensor, y: Tensor, caught: Caught
+    setting: Setting, member: _Member, x: Tensor, y: Tensor, caught: Caught, size: int
 ) -> tuple[Tensor, Tensor]:
-    """The attack's points `[B, ...]` and which of them the model has right `[B]`."""
+    """The attack's points `[B, ...]` and which of them the model has right `[B]`; `size` samples go together."""
     model, lent = setting.model, as_attacked(setting.model, setting.precision)
 
     def craft(on: nn.Module, rows: Tensor) -> Tensor:
         with torch.enable_grad():
             return member.craft(
-                on, x[rows].clone(), y[rows].clone(), caught.indices[rows.cpu()], caught.among(rows)
+                on, x[rows].clone(), y[rows].clone(), caught.indices[rows.cpu()], caught.among(rows), size
             )
 
     x_adv = craft(lent, torch.arange(len(x), device=x.device))
-    logits = logits_of(model, x_adv)
+    logits = logits_by_batch(model, x_adv, size)
     right = correct(logits, y)
     if lent is not model:
-        left = (right & lost_in_rounding(logits, logits_of(lent, x_adv), y)).nonzero().squeeze(1)
+        reduced = logits_by_batch(lent, x_adv, size)
+        left = (right & lost_in_rounding(logits, reduced, y)).nonzero().squeeze(1)
         if left.numel():
             x_adv[left] = craft(model, left)
-            right[left] = correct(logits_of(model, x_adv[left]), y[left])
+            right[left] = correct(logits_by_batch(model, x_adv[left], size), y[left])
     return x_adv, right
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustreg.evaluation.predict import correct, logits_of
+from robustreg.evaluation.predict import correct, logits_by_batch
 from robustreg.evaluation.work import Work
 from robustreg.threat import Threat
 
@@ -34,13 +34,17 @@ class Caught:
         """The same for a search that knows only the rows `chosen` `[b]` of the batch."""
         return lambda rows, points: self(chosen[rows], points)
 
-    def keep(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat | None, work: Work) -> None:
-        """Record them in the work, those that hold what an attack's points must; `x` `[B, ...]` is the batch."""
+    def keep(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat | None, work: Work, batch_size: int
+    ) -> None:
+        """Record them in the work, those that hold what an attack's points must; `x` `[B, ...]` are all samples."""
         if not self._points:
             return
         rows = torch.tensor(list(self._points), device=x.device)
         points = torch.stack(list(self._points.values())).to(x.dtype)
-        holds = ~correct(logits_of(model, points), y[rows]) & points.flatten(1).isfinite().all(1)
+        holds = ~correct(logits_by_batch(model, points, batch_size), y[rows]) & points.flatten(
+            1
+        ).isfinite().all(1)
         if threat is not None:
             holds &= threat.contains(points, x[rows])
         right = torch.zeros(int(holds.sum()), dtype=torch.bool)

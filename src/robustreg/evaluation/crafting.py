@@ -133,13 +133,21 @@ class Crafter:
     def __init__(self, name: str, attack: Attack, seed: int) -> None:
         self._name, self._attack, self._seed = name, attack, seed
         self._takes_generator = not isinstance(attack, Point) and _takes(attack, "generator")
+        self.refills = isinstance(attack, Point) and attack.refills
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, indices: Tensor, found: Found | None = None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        indices: Tensor,
+        found: Found | None = None,
+        at_once: int | None = None,
     ) -> Tensor:
         """Return the adversarial points for x `[B, ...]`, y `[B]`; `indices` `[B]` number the samples.
 
         A long search of this library calls `found` with rows and points as soon as it has fooled the model there.
+        An attack that `refills` takes `at_once` of the samples through the model together, and the next as those leave.
 
         Raises:
             TypeError: when the attack returns no tensor or one of another dtype.
@@ -151,7 +159,15 @@ class Crafter:
             # The generator is for what is no draw, such as random layers that stay active in eval mode.
             generator = torch.Generator().manual_seed(seed)
             noise = self._draws(self._attack, x, indices)
-            x_adv = self._attack(model, x, y, generator=generator, noise=noise, found=found)
+            x_adv = self._attack(
+                model,
+                x,
+                y,
+                generator=generator,
+                noise=noise,
+                found=found,
+                at_once=at_once if self.refills else None,
+            )
             return self._checked(x_adv, x)
         with global_seed(x.device, seed):
             if self._takes_generator:

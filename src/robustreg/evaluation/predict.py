@@ -81,6 +81,11 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
+def logits_by_batch(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+    """Return `logits_of` with at most so many samples in a call."""
+    return torch.cat([logits_of(model, part) for part in torch.split(x, batch_size)])
+
+
 def correct(logits: Tensor, y: Tensor) -> Tensor:
     """Tell whether the largest logit is the label's, `[B]` bool; NaN logits are never right."""
     return (logits.argmax(dim=1) == y) & ~logits.isnan().any(dim=1)

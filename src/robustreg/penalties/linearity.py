@@ -272,7 +272,7 @@ def direction(g: Tensor) -> tuple[Tensor, Tensor]:
     g = numerics.upcast(g)
     length = numerics.norm(g, 2.0)
     there = length > 0
-    safe = torch.where(there, length, 1.0).reshape(-1, *[1] * (g.ndim - 1))
+    safe = numerics.as_rows(torch.where(there, length, 1.0), g)
     return torch.where(there.reshape(safe.shape), g / safe, 0.0), there
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustreg import numerics
 from robustreg.attacks import PGD
 from robustreg.connections.case import Case
 from robustreg.connections.claim import Claim
@@ -44,7 +45,7 @@ def _risk(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     candidate = case.found(attack(case))
     clean, there = case.logits.argmax(1), case.logits_at(candidate).argmax(1)
     differs = there != clean
-    z = torch.where(differs.reshape(-1, *[1] * (case.x.ndim - 1)), candidate, case.x)
+    z = torch.where(numerics.as_rows(differs, case.x), candidate, case.x)
     p = case.of_label(case.logits_at(z).softmax(1))
     wrong = clean != case.y
     return wrong, wrong | (differs & (there != case.y)), differs, p
