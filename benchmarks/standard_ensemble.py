@@ -6,7 +6,7 @@ FOLDER holds a copy of the package ``autoattack`` (github.com/fra31/auto-attack)
 without it only ours runs. Models are trained here by methods of the library, in float32, and kept in ``--models``. Both
 sides get the same model and points in one process, chunk by chunk and in alternating order; every answer is checked
 again here, in ball, in box and misclassified, before it counts. Finished models are in the file and are not run again.
-``--again`` runs both sides a second time with another seed: how far does the official code agree with itself?
+``--seeds 2`` runs both sides a second time with another seed: how far does the official code agree with itself?
 """
 
 from __future__ import annotations
@@ -227,10 +227,11 @@ def beside(sides: dict[str, Verdicts], x: Tensor, y: Tensor, chunk: int) -> dict
         a, b = torch.cat(verdicts["ours"]), torch.cat(verdicts["official"])
         row["only_ours_fools"] = (~a & b).nonzero().flatten().tolist()
         row["only_official_fools"] = (a & ~b).nonzero().flatten().tolist()
-        row["ratio"] = round(sum(seconds["ours"]) / sum(seconds["official"]), 3)
-        row["processor_ratio"] = round(sum(processor["ours"]) / sum(processor["official"]), 3)
+        row["ratio"] = ratio(seconds)
+        row["processor_ratio"] = ratio(processor)
         row["processor_ratio_by_chunk"] = [
-            round(p / q, 3) for p, q in zip(processor["ours"], processor["official"], strict=True)
+            ratio({name: [values[turn]] for name, values in processor.items()})
+            for turn in range(len(processor["ours"]))
         ]
     row["differ"] = {
         f"{one} / {other}": (torch.cat(verdicts[one]) != torch.cat(verdicts[other]))
@@ -238,6 +239,15 @@ def beside(sides: dict[str, Verdicts], x: Tensor, y: Tensor, chunk: int) -> dict
         for one, other in itertools.combinations(sides, 2)
     }  # fmt: skip
     return row
+
+
+def ratio(times: dict[str, list[float]]) -> float:
+    """Ours to the official, all chunks and seeds together."""
+    ours, theirs = (
+        sum(sum(values) for name, values in times.items() if name.startswith(side))
+        for side in ("ours", "official")
+    )
+    return round(ours / theirs, 3)
 
 
 def compare(name: str, options: argparse.Namespace, has_official: bool) -> dict[str, Any]:
@@ -270,8 +280,8 @@ def compare(name: str, options: argparse.Namespace, has_official: bool) -> dict[
             continue
         sides: dict[str, Verdicts] = {}
         run = None if title == "ensemble" else [OFFICIAL[title]]  # None: all of its version
-        for more in range(2 if options.again else 1):
-            seed, named = options.seed + more, ", another seed" if more else ""
+        for more in range(options.seeds):
+            seed, named = options.seed + more, ["", ", another seed", f", seed {more}"][min(more, 2)]
             sides["ours" + named] = ours(net, threat, attack, seed, options.batch, options.precision)
             if has_official:
                 sides["official" + named] = official(
@@ -313,7 +323,10 @@ def page(record: dict[str, Any]) -> str:
         cells += [len(both[key]) for key in ("only_ours_fools", "only_official_fools")]
         cells += [len(both["differ"][pair]) if pair in both["differ"] else "" for pair in pairs[1:]]
         cells += [f"{100 * both['official']['accuracy']:.0f} %"]
-        cells += [round(both[side]["processor_seconds"]) for side in ("ours", "official")]
+        cells += [
+            round(sum(both[name]["processor_seconds"] for name in both if name.startswith(f"{side}")))
+            for side in ("ours", "official")
+        ]
         ratios = ", ".join(f"{ratio:.2f}" for ratio in both["processor_ratio_by_chunk"])
         cells += [f"{both['processor_ratio']:.2f}", ratios, f"{both['ratio']:.2f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -347,7 +360,7 @@ def main() -> None:
     parser.add_argument("--official-batch", type=int, default=250)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--again", action="store_true", help="both sides a second time, with another seed")
+    parser.add_argument("--seeds", type=int, default=1, help="of both sides; time is taken over all")
     parser.add_argument("--precision", choices=("full", "bf16"), default="full", help="of our attacks")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -82,6 +82,7 @@ LABELLED: dict[str, LossFunction] = {
     "margin": negative_margin,
     "dlr": numerics.dlr,
 }
+_KNOW_UNLABELLED = (*LABELLED.values(), numerics.error_log_odds)
 
 
 def needs_labels(loss: Loss) -> bool:
@@ -94,7 +95,7 @@ def bound_loss(loss: Loss) -> BoundLoss | None:
     """The loss as one to bind to a probe, or None if it is a function of logits and labels."""
     if isinstance(loss, str):
         return BOUND.get(loss)
-    return loss if isinstance(loss, BoundLoss) else None
+    return cast(BoundLoss, loss) if hasattr(loss, "bind") else None  # isinstance is slow: asked at every step
 
 
 def check_loss(loss: Loss) -> None:
@@ -112,7 +113,9 @@ def labelled(loss: Loss) -> LossFunction:
     if isinstance(loss, str):
         return LABELLED[loss]
     assert not isinstance(loss, BoundLoss)
-    return loss if isinstance(loss, SmoothedCrossEntropy) else _for_unlabelled(loss)
+    return (
+        loss if isinstance(loss, SmoothedCrossEntropy) or loss in _KNOW_UNLABELLED else _for_unlabelled(loss)
+    )
 
 
 def _for_unlabelled(loss: LossFunction) -> LossFunction:

@@ -301,5 +301,4 @@ def _own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(f"a margin needs logits of at least 2 classes, got {classes}")
     unlabelled = y == UNLABELLED
     own = y.masked_fill(unlabelled, 0).unsqueeze(1)
-    is_own = torch.arange(classes, device=logits.device) == own
-    return logits.gather(1, own).squeeze(1), logits.masked_fill(is_own, -math.inf), unlabelled
+    return logits.gather(1, own).squeeze(1), logits.scatter(1, own, -math.inf), unlabelled

@@ -25,6 +25,8 @@ def content_key(value: Any) -> str:
     Understands numbers, strings, None, tensors (by their bytes), functions (by qualified name), containers, dataclasses
     and any object with a ``content_key()`` method of its own. Equal numbers have one name, whatever their type.
     """
+    if type(value) is int or type(value) is str:  # what most keys are made of, at every run of a network
+        return repr(value)
     # 2 == 2.0 == numpy's 2, so points that hold them are equal and must share a stream
     if isinstance(value, numbers.Integral):
         return repr(int(value))
