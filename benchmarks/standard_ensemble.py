@@ -36,8 +36,8 @@ from robustreg.files import write_json_atomic
 OFFICIAL_SOURCE = "github.com/fra31/auto-attack at a392200"  # with which the results here were made
 OFFICIAL = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
 BEYOND = 1e-5  # by which share of eps a point may lie outside: float32 rounding of a length
-EPOCHS, LEARNING_RATE = {"digits": 40, "mnist": 4}, 2e-3
-TRAINING = {"digits": 1200, "mnist": 20_000}
+EPOCHS, LEARNING_RATE = {"digits": 40, "mnist": 4, "cifar10": 4}, 2e-3
+TRAINING = {"digits": 1200, "mnist": 20_000, "cifar10": 20_000}
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,10 @@ SUBJECTS = {
     "digits rs-fgsm softplus l2": Subject(
         "digits", "softplus", lambda t: rr.methods.rs_fgsm(t), 0.7, 0.7, "l2"
     ),
+    "cifar10 pgd relu": Subject("cifar10", "relu", _pgd, 4 / 255, 4 / 255, width=32),
+    "cifar10 trades gelu l2": Subject(
+        "cifar10", "gelu", lambda t: rr.methods.trades(t, steps=7), 0.25, 0.25, "l2", width=32
+    ),
     "digits pgd gelu l1": Subject("digits", "gelu", _pgd, 1.5, 1.5, "l1"),
 }
 
@@ -116,9 +120,11 @@ SUBJECTS = {
 DEFAULT = ["digits fgsm relu", "digits plain gelu", "digits gradient relu", "digits pgd gelu"]  # minutes each
 
 
-def samples(data: str, points: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Training and test samples in float32."""
-    splits = load(data)
+def samples(
+    data: str, points: int, arrays: Path | None = None
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Training and test samples in float32; CIFAR-10 from a file of arrays, if there is one."""
+    splits = load("arrays", path=arrays) if data == "cifar10" and arrays else load(data)
     train, test = splits.train.floats(), splits.test.floats()
     n = TRAINING[data]
     return (train.x[:n], train.y[:n]), (test.x[:points], test.y[:points])
@@ -253,7 +259,7 @@ def ratio(times: dict[str, list[float]]) -> float:
 def compare(name: str, options: argparse.Namespace, has_official: bool) -> dict[str, Any]:
     """One model: the ensemble, and each of its attacks alone."""
     subject = SUBJECTS[name]
-    train, (x, y) = samples(subject.data, options.points)
+    train, (x, y) = samples(subject.data, options.points, options.arrays)
     file = options.models / f"{name.replace(' ', '_')}_{options.seed}.safetensors" if options.models else None
     net = trained(subject, train, options.seed, file)
     if subject.noise:
@@ -353,6 +359,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="folder in which trained models are kept")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=DEFAULT)
     parser.add_argument("--only", nargs="+", choices=["ensemble", *OFFICIAL])
+    parser.add_argument("--arrays", type=Path, help="an .npz file to read CIFAR-10 from")
     parser.add_argument("--points", type=int, default=1000, help="at most so many test samples")
     parser.add_argument("--alone", type=int, default=1000, help="at most so many for each attack alone")
     parser.add_argument("--chunk", type=int, default=250)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import robustreg as rr
 from robustreg import numerics
-from robustreg.attacks import search
+from robustreg.attacks import portions, search
 from robustreg.attacks.apgd import APGD, APGDT, checkpoints, moved, sparse_direction
 from robustreg.points import draw_per_sample
 
@@ -431,7 +431,7 @@ def test_leaving_early_gives_the_same_verdict_for_every_sample(threat: rr.Threat
 
 @EACH_ATTACK
 def test_the_work_shrinks(attack: Any, classifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "rows_at_once", lambda features: 1)  # one target after the other
+    monkeypatch.setattr(portions, "rows_at_once", lambda features: 1)  # one target after the other
     net, x, y = classifier(5)
     sizes: list[int] = []
     handle = net.register_forward_hook(lambda m, inputs, z: sizes.append(len(z)))

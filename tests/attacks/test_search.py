@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import robustreg as rr
-from robustreg.attacks import FAB, search
+from robustreg.attacks import FAB, portions
 from robustreg.attacks.apgd import APGD, APGDT
 from robustreg.attacks.gama import GAMA
 from robustreg.points import draw_per_sample
@@ -63,7 +63,7 @@ def test_targets_side_by_side_are_targets_one_after_the_other(
 ) -> None:
     net, x, y = classifier(5)
     together, few = run(attack, net, x, y)
-    monkeypatch.setattr(search, "rows_at_once", lambda features: 1)
+    monkeypatch.setattr(portions, "rows_at_once", lambda features: 1)
     one_by_one, many = run(attack, net, x, y)
     torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-9)
     assert few < many
@@ -75,7 +75,7 @@ def test_minimal_norms_too(norm: str, classifier: Any, monkeypatch: pytest.Monke
     net, x, y = classifier(5)
     attack = FAB(rr.Threat(norm, 0.1), steps=8)
     together = attack.minimal(net, x, y)[1]
-    monkeypatch.setattr(search, "rows_at_once", lambda features: 1)
+    monkeypatch.setattr(portions, "rows_at_once", lambda features: 1)
     torch.testing.assert_close(together, attack.minimal(net, x, y)[1])
 
 
@@ -85,20 +85,10 @@ def test_portions_of_a_batch_change_nothing(
 ) -> None:
     net, x, y = classifier(4)
     whole, few = run(attack, net, x, y)
-    monkeypatch.setattr(search, "_AT_ONCE", 200)
+    monkeypatch.setattr(portions, "_AT_ONCE", 200)
     in_portions, many = run(attack, net, x, y)
     torch.testing.assert_close(in_portions, whole, rtol=0, atol=1e-9)
     assert many > few
-
-
-def test_portions_are_of_one_size_and_lose_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "_AT_ONCE", 20 * 7)
-    z = torch.zeros(50, 7)
-    parts = search.slices(z, "eval")
-    assert [part.stop - part.start for part in parts] == [17, 17, 16]
-    assert torch.equal(torch.cat([torch.arange(50)[part] for part in parts]), torch.arange(50))
-    assert search.slices(z, "train") == search.slices(z, "batch") == [slice(0, 50)]
-    assert search.slices(z[:0], "eval") == [slice(0, 0)]
 
 
 WAITING = [
@@ -122,7 +112,7 @@ def test_samples_that_wait_are_attacked_as_the_others(
     net, x, y = classifier(5)
     noise = draw_per_sample(attack, x, list(range(len(x))))
     whole = attack(net, x, y, noise=noise)
-    monkeypatch.setattr(search, "rows_at_once", lambda features: 1)  # a target is one row, too
+    monkeypatch.setattr(portions, "rows_at_once", lambda features: 1)  # a target is one row, too
     told: dict[int, Tensor] = {}
 
     def keep(rows: Tensor, points: Tensor) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import robustreg as rr
 from robustreg import numerics
 from robustreg.attacks import square
+from robustreg.attacks.portions import rows_at_once
 from robustreg.attacks.row_numbers import words
-from robustreg.attacks.search import rows_at_once
 from robustreg.attacks.square_moves import Bumps, Corners, window
 from robustreg.points import draw_per_sample
 

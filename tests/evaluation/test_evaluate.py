@@ -208,8 +208,10 @@ def test_points_do_not_depend_on_batch_size_or_global_seed(net, images):
     assert not all(torch.equal(other.outcomes[n], results[0].outcomes[n]) for n in attacks)
 
 
-@pytest.mark.parametrize("precision", ["full", "bf16"])
-def test_batches_are_filled_again_while_an_attack_goes_on(net, images, monkeypatch, precision):
+@pytest.mark.parametrize(
+    ("precision", "limit"), [("full", {"_MOST_BATCHES": 1}), ("bf16", {"_MOST_VALUES": 5 * 25 + 1})]
+)
+def test_batches_are_filled_again_while_an_attack_goes_on(net, images, monkeypatch, precision, limit):
     """Where samples leave, others take their places; no call sees more than a batch, and the verdicts are the same."""
     threat = Threat("linf", 0.8)
     attacks = {"apgd": APGD(threat, steps=40), "pgd": PGD(threat, steps=40)}
@@ -219,7 +221,8 @@ def test_batches_are_filled_again_while_an_attack_goes_on(net, images, monkeypat
     refilled = evaluate(net, images, attacks, threat, **options)
     calls, most = len(rows), max(rows)
     rows.clear()
-    monkeypatch.setattr(attack_run, "_MOST_BATCHES", 1)
+    for name, value in limit.items():
+        monkeypatch.setattr(attack_run, name, value)
     alone = evaluate(net, images, attacks, threat, **options)
     handle.remove()
     assert all(torch.equal(refilled.outcomes[name], alone.outcomes[name]) for name in attacks)

@@ -12,15 +12,9 @@ from torch import Tensor
 from robustreg import numerics
 from robustreg.attacks.in_box import project_l1_in_box
 from robustreg.attacks.pgd import PGD
-from robustreg.attacks.search import (
-    Rows,
-    Rule,
-    Search,
-    climbs_at_once,
-    refills,
-    side_by_side,
-    without_saturation,
-)
+from robustreg.attacks.portions import climbs_at_once, side_by_side
+from robustreg.attacks.rows import Rows, Rule
+from robustreg.attacks.search import Search, refills, without_saturation
 from robustreg.attacks.targets import check_targets, clean_logits, others_by_rank, outspoken, towards
 from robustreg.losses import Loss, RowLoss, check_loss
 from robustreg.modes import Mode, check_mode

@@ -12,8 +12,8 @@ from torch import Tensor
 from robustreg import numerics
 from robustreg.attacks.in_box import Slopes
 from robustreg.attacks.minimal import Closest, MinimalNorm, nearest_boundary
+from robustreg.attacks.portions import climbs_at_once, side_by_side, slices
 from robustreg.attacks.row_numbers import draw_keys, normal, uniform, words
-from robustreg.attacks.search import climbs_at_once, side_by_side, slices
 from robustreg.attacks.targets import others_by_rank
 from robustreg.modes import Mode, check_mode
 from robustreg.probe import Probe

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from robustreg import numerics
-from robustreg.attacks.search import Plain, Rows, Search, refills, without_saturation
+from robustreg.attacks.rows import Rows
+from robustreg.attacks.search import Plain, Search, refills, without_saturation
 from robustreg.losses import Loss, check_loss
 from robustreg.modes import Mode, check_mode
 from robustreg.points import CLEAN, Point

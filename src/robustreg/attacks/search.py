@@ -5,17 +5,16 @@ All state is per sample, so what a sample gets depends neither on who travels wi
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
-from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from robustreg import numerics
+from robustreg.attacks.portions import slices
+from robustreg.attacks.rows import Rows, Rule, apart, keep, only, stages, together
 from robustreg.losses import Loss, RowLoss, bound_loss, needs_labels
 from robustreg.modes import Mode
 from robustreg.points import Point
@@ -25,89 +24,6 @@ from robustreg.threat import Threat
 _WORTH_IT = 16
 """Fooled rows are taken out when they are a sixteenth of all. The batch then shrinks geometrically: a device sees
 few sizes of batch, for each of which it may choose its kernels anew, and at most a sixteenth of its work is idle."""
-
-
-_AT_ONCE = 1 << 17
-"""So many input values a CPU works on at once where it goes back through the network: 167 grey images of 28x28 pixels.
-What a network keeps for the way back then stays near the processor: on small convolutional networks 64 to 128 images at
-a time took a quarter less than 256."""
-
-
-_ROWS, _SMALL = 256, 1 << 15
-
-
-def rows_at_once(features: int) -> int:
-    """So many rows go together at most where each of a few samples has several, its targets or its queries.
-
-    256, and more of small inputs, 512 of 64 values: what each run of the network costs besides its rows counts there.
-    """
-    return max(_ROWS, _SMALL // max(features, 1))
-
-
-def climbs_at_once(rows: int, features: int, climbs: int) -> int:
-    """How many climbs of a few samples (their targets) go together: as many as make one portion of a batch."""
-    return max(1, min(climbs, _AT_ONCE // max(rows * features, 1), rows_at_once(features) // max(rows, 1)))
-
-
-def side_by_side(probe: Probe, rows: Tensor, climbs: int) -> Probe:
-    """A probe of the samples ``rows [b]`` once for each of ``climbs``, the first climb's first.
-
-    Of several climbs that fool a sample the first counts, whichever is there first. So only what the first one finds is
-    told at once, and an interrupted search has kept the points that it would have returned.
-    """
-    several = probe.among(rows.repeat(climbs))
-    tell = several.found
-    if tell is not None:
-
-        def found(chosen: Tensor, points: Tensor) -> None:
-            first = chosen < rows.numel()
-            tell(chosen[first], points[first])
-
-        several.found = found
-    return several
-
-
-def slices(z: Tensor, mode: Mode) -> list[slice]:
-    """The rows of ``z [b, ...]`` in portions for a backward pass; one portion unless it pays and changes nothing."""
-    rows = z.shape[0]
-    if z.device.type != "cpu" or mode != "eval":  # with statistics of the batch it is the batch that matters
-        return [slice(0, rows)]
-    most = max(_AT_ONCE // max(z[:1].numel(), 1), 16)
-    portions = max(-(-rows // most), 1)
-    size = max(-(-rows // portions), 1)
-    return [slice(first, min(first + size, rows)) for first in range(0, max(rows, 1), size)]
-
-
-@dataclass
-class Rows:
-    """The samples of one climb, row by row. Every attribute is a tensor with the rows first.
-
-    Attributes:
-        index: their places in the batch, ``[b]``.
-        x: clean, ``[b, ...]``.
-        z: where they are.
-        best: the point of highest score so far, or the one that fooled the network.
-        highest: its score, ``[b]``.
-        fooled: whether ``best`` fooled the network, ``[b]``; such a row only waits to be taken out.
-        losses: at ``z``, ``[b]``.
-        better: whether the last look changed ``best``, ``[b]``.
-    """
-
-    index: Tensor
-    x: Tensor
-    z: Tensor
-    best: Tensor
-    highest: Tensor
-    fooled: Tensor
-    losses: Tensor
-    better: Tensor
-
-
-class Rule(Protocol):
-    """How an attack moves. Its attributes that are tensors have the rows first, and shrink with them."""
-
-    def step(self, i: int, rows: Rows, g: Tensor) -> Tensor:
-        """The next points ``[b, ...]`` from the gradients at ``rows.z``, after ``i`` steps."""
 
 
 class Plain:
@@ -277,13 +193,13 @@ class Search:
         if most is None or index.numel() <= most:
             self._advance(rows, rule, range(steps + 1), losses, key, score, leave)
             return rows
-        for looks in _stages(steps + 1):
-            portions = _apart(rows, rule, most)
+        for looks in stages(steps + 1):
+            portions = apart(rows, rule, most)
             for number, (some, own) in enumerate(portions):
                 self._advance(some, own, looks, losses, (*key, number) if number else key, score, leave)
                 if leave:
                     self._take_out(some, own, None)
-            rows, rule = _together(portions)
+            rows, rule = together(portions)
         return rows
 
     def _advance(
@@ -359,10 +275,9 @@ class Search:
 
     def _take_out(self, rows: Rows, rule: Rule, g: Tensor | None) -> Tensor | None:
         """Note the rows that are fooled and go on without them."""
-        self._note(_only(rows, rows.fooled))
+        self._note(only(rows, rows.fooled))
         kept = (~rows.fooled).nonzero().squeeze(1)
-        for holder in (rows, rule):
-            vars(holder).update({name: value[kept] for name, value in _tensors(holder)})
+        keep(rows, rule, kept)
         return None if g is None else g[kept]
 
     def _note(self, rows: Rows) -> None:
@@ -384,44 +299,3 @@ def _judge(rows: Rows, scores: Tensor, wrong: Tensor | None) -> None:
     rows.better = better
     rows.highest = torch.where(better, scores, rows.highest)
     rows.best = torch.where(numerics.as_rows(better, rows.z), rows.z, rows.best)
-
-
-def _only(rows: Rows, chosen: Tensor) -> Rows:
-    return Rows(**{name: value[chosen] for name, value in vars(rows).items()})
-
-
-def _stages(looks: int) -> list[range]:
-    """The looks of a climb in parts of 1, 1, 2, 4, 8: most samples that are fooled at all are soon."""
-    ends = [0]
-    while ends[-1] < looks:
-        ends.append(min(max(1, 2 * ends[-1]), looks))
-    return [range(first, end) for first, end in itertools.pairwise(ends)]
-
-
-def _apart(rows: Rows, rule: Rule, most: int) -> list[tuple[Rows, Rule]]:
-    """As few portions as hold at most so many rows, of one size, each with its rows of the rule's state."""
-    n = rows.index.numel()
-    size = max(-(-n // max(-(-n // most), 1)), 1)
-    portions = []
-    for first in range(0, max(n, 1), size):
-        part = slice(first, first + size)
-        pair = copy(rows), copy(rule)
-        for holder in pair:
-            vars(holder).update({name: value[part] for name, value in _tensors(holder)})
-        portions.append(pair)
-    return portions
-
-
-def _together(portions: list[tuple[Rows, Rule]]) -> tuple[Rows, Rule]:
-    """One again. All have made as many steps, so that what is no tensor is equal in those that have rows."""
-    left = [pair for pair in portions if pair[0].index.numel()] or portions[:1]
-    for whole, *others in zip(*left, strict=True):
-        names = [name for name, _ in _tensors(whole)]
-        vars(whole).update(
-            {name: torch.cat([vars(part)[name] for part in (whole, *others)]) for name in names}
-        )
-    return left[0]
-
-
-def _tensors(holder: object) -> list[tuple[str, Tensor]]:
-    return [(name, value) for name, value in vars(holder).items() if isinstance(value, Tensor)]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from robustreg.attacks.corner_walk import CornerWalk
+from robustreg.attacks.portions import rows_at_once
 from robustreg.attacks.row_numbers import draw_keys, words
-from robustreg.attacks.search import rows_at_once
 from robustreg.attacks.square_moves import Bumps, Corners, Moves, window
 from robustreg.losses import Loss, check_loss, needs_labels
 from robustreg.modes import Mode, check_mode

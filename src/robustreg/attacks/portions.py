@@ -1,0 +1,58 @@
+"""How much of a search goes through the network together."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from robustreg.modes import Mode
+from robustreg.probe import Probe
+
+_AT_ONCE = 1 << 17
+"""So many input values a CPU works on at once where it goes back through the network: 167 grey images of 28x28 pixels.
+What a network keeps for the way back then stays near the processor: on small convolutional networks 64 to 128 images at
+a time took a quarter less than 256."""
+
+
+_ROWS, _SMALL = 256, 1 << 15
+
+
+def rows_at_once(features: int) -> int:
+    """So many rows go together at most where each of a few samples has several, its targets or its queries.
+
+    256, and more of small inputs, 512 of 64 values: what each run of the network costs besides its rows counts there.
+    """
+    return max(_ROWS, _SMALL // max(features, 1))
+
+
+def climbs_at_once(rows: int, features: int, climbs: int) -> int:
+    """How many climbs of a few samples (their targets) go together: as many as make one portion of a batch."""
+    return max(1, min(climbs, _AT_ONCE // max(rows * features, 1), rows_at_once(features) // max(rows, 1)))
+
+
+def side_by_side(probe: Probe, rows: Tensor, climbs: int) -> Probe:
+    """A probe of the samples ``rows [b]`` once for each of ``climbs``, the first climb's first.
+
+    Of several climbs that fool a sample the first counts, whichever is there first. So only what the first one finds is
+    told at once, and an interrupted search has kept the points that it would have returned.
+    """
+    several = probe.among(rows.repeat(climbs))
+    tell = several.found
+    if tell is not None:
+
+        def found(chosen: Tensor, points: Tensor) -> None:
+            first = chosen < rows.numel()
+            tell(chosen[first], points[first])
+
+        several.found = found
+    return several
+
+
+def slices(z: Tensor, mode: Mode) -> list[slice]:
+    """The rows of ``z [b, ...]`` in portions for a backward pass; one portion unless it pays and changes nothing."""
+    rows = z.shape[0]
+    if z.device.type != "cpu" or mode != "eval":  # with statistics of the batch it is the batch that matters
+        return [slice(0, rows)]
+    most = max(_AT_ONCE // max(z[:1].numel(), 1), 16)
+    portions = max(-(-rows // most), 1)
+    size = max(-(-rows // portions), 1)
+    return [slice(first, min(first + size, rows)) for first in range(0, max(rows, 1), size)]
