@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from audit_designs import HELD_OUT, OTHERS
+from audit_last import LAST, SOUND_LAST
 from audit_later import HARMLESS, LATER, SOUND_LATER, Material
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
@@ -39,8 +40,14 @@ TRAINING = {"digits": 1400, "mnist": 6000}
 RATE = {"digits": 2e-3, "mnist": 1e-3}
 SOUND = {"digits": ("mlp-relu", "mlp-gelu", "conv-relu", "resnet"), "mnist": ("conv-relu",)}
 MASKED = {"digits": ("mlp-relu",), "mnist": ("conv-relu",)}
-KINDS = ("sound", "sound_other", "planted", "held_out", "collapsed", "later", "harmless", "sound_later")
-LATER_KINDS = {"later": LATER, "harmless": HARMLESS, "sound_later": SOUND_LATER}
+LATER_KINDS = {
+    "later": LATER,
+    "harmless": HARMLESS,
+    "sound_later": SOUND_LATER,
+    "last": LAST,
+    "sound_last": SOUND_LAST,
+}
+KINDS = ("sound", "sound_other", "planted", "held_out", "collapsed", *LATER_KINDS)
 Samples = tuple[Tensor, Tensor]
 OBJECTIVES: dict[str, Callable[[rr.Threat], Any]] = {
     "plain": lambda threat: rr.CrossEntropy(),

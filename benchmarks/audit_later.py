@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import robustreg as rr
-from robustreg import models
 from robustreg.testing.planted import Before, _Backward, input_quantisation
 
 

@@ -16,6 +16,7 @@ import robustreg as rr
 from robustreg import auditing
 from robustreg.auditing import CHECKS, Audit, Case, Finding, Measured
 from robustreg.auditing import check as register
+from robustreg.auditing.case import Outcome
 from robustreg.testing.planted import PLANTED, planted
 
 THREAT = rr.Threat("linf", 0.15)
@@ -393,3 +394,121 @@ def test_small_logits_are_told_of_and_not_accused(trained: Trained, test_samples
     assert rr.audit(lambda x: 1e4 * net(x), test_samples, THREAT, checks=checks).verdict == "masked"
     squashed = rr.audit(lambda x: 4 * torch.tanh(net(x)), test_samples, THREAT, checks=checks)
     assert squashed.verdict == "suspicious"  # PGD misses far more than the choice of a loss explains
+
+
+@pytest.mark.parametrize(
+    ("by_one", "by_many", "concern"), [(0.56, 1.0, "notice"), (0.25, 0.7, "suspicious"), (0.1, 0.9, "masked")]
+)
+def test_one_step_that_is_only_weaker_is_no_collapse(
+    by_one: float,
+    by_many: float,
+    concern: str,
+    trained: Trained,
+    test_samples: Samples,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model that withstands no single step has not learnt to hide from one."""
+
+    def attacked(case: Case, name: str) -> Outcome:
+        share = by_one if name == "fgsm" else by_many
+        fooled = torch.arange(len(case.x)) < share * len(case.x)
+        return Outcome(case.x, fooled, torch.zeros(len(case.x)), None)
+
+    monkeypatch.setattr(Case, "attacked", attacked)
+    found = rr.audit(trained("plain"), test_samples, THREAT, checks=["single_step"])
+    assert found["single_step"].concern == concern
+
+
+def test_jumps_are_seen_by_gradients_that_do_not_add_up(trained: Trained, test_samples: Samples) -> None:
+    """Votes with a trace of what the voters say: small steps seldom meet a jump, and the gradient is there."""
+    nets = [trained(name) for name in ("plain", "pgd", "trades")]
+
+    def votes(x: Tensor) -> Tensor:
+        said = torch.stack([net(x) for net in nets])
+        return nn.functional.one_hot(said.argmax(2), 10).to(x).mean(0) + 1e-4 * said.mean(0)
+
+    found = rr.audit(votes, test_samples, THREAT, checks=["path_of_gradients"])
+    assert found.verdict == "masked", found.table()
+
+
+@pytest.mark.parametrize("threat", [THREAT, rr.Threat("l2", 0.8)])
+def test_gradients_of_a_continuous_model_add_up(
+    threat: rr.Threat, trained: Trained, test_samples: Samples
+) -> None:
+    net = trained("gradient")
+    pooled = nn.Sequential(nn.MaxPool2d(3, 1, 1), trained("plain"))
+    found = rr.audit(pooled, test_samples, threat, checks=["path_of_gradients"])
+    assert found["path_of_gradients"].value == 0.0
+    offset = rr.audit(lambda x: 1e4 + net(x), test_samples, threat, checks=["path_of_gradients"])
+    assert offset["path_of_gradients"].value == 0.0, "rounding is no jump"
+
+
+def test_bent_outputs_are_told_from_small_ones(trained: Trained, test_samples: Samples) -> None:
+    net, checks = trained("plain"), ["bent_outputs"]
+    capped = rr.audit(
+        lambda x: 5 * torch.tanh(2 * (net(x) - net(x).mean(1, keepdim=True))),
+        test_samples,
+        THREAT,
+        checks=checks,
+    )
+    assert capped.verdict == "masked", capped.table()
+    for scale in (1e-3, 1.0, 1e4):
+        small = rr.audit(lambda x, scale=scale: scale * net(x), test_samples, THREAT, checks=checks)
+        assert small.verdict == "sound", small.table()
+
+
+class _Remembers(nn.Module):
+    """Gives the answer to an earlier input that was close, and a trace of its own."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.net(x)
+        if not self.seen:
+            self.seen.append((x.detach().flatten(1), z.detach()))
+        known, said = self.seen[0]
+        distance, nearest = torch.cdist(x.detach().flatten(1), known, p=torch.inf).min(1)
+        return torch.where((distance < 0.2)[:, None], said[nearest] + 1e-3 * z, z)
+
+
+def test_a_memory_of_earlier_calls_is_seen_by_a_copy_without_it(
+    trained: Trained, test_samples: Samples
+) -> None:
+    model = _Remembers(trained("plain"))
+    found = rr.audit(model, test_samples, THREAT, checks=["earlier_calls"])
+    assert found.verdict == "masked", found.table()
+    assert rr.audit(trained("plain"), test_samples, THREAT, checks=["earlier_calls"]).verdict == "sound"
+
+    class NotCopied(_Remembers):
+        def __deepcopy__(self, memo: dict[int, Any]) -> NotCopied:
+            raise RuntimeError("no copies")
+
+    unknown = rr.audit(NotCopied(trained("plain")), test_samples, THREAT, checks=["earlier_calls"])
+    assert "cannot be copied" in unknown["earlier_calls"].measured
+
+
+def test_a_random_model_is_attacked_through_a_copy(trained: Trained, test_samples: Samples) -> None:
+    """Averaging does not help where the gradient is wrong as well; what fools a copy does."""
+    net = planted("random_noise", planted("flipped_gradients", trained("plain")))
+    found = rr.audit(net, test_samples, THREAT, checks=["averaged_attack", "transfer"])
+    assert found["averaged_attack"].concern == "none"
+    assert found["transfer"].concern == "masked"
+    honest = rr.audit(planted("random_noise", trained("plain")), test_samples, THREAT, checks=["transfer"])
+    assert honest["transfer"].concern == "none"
+
+
+def test_an_input_that_is_defended_only_alone_is_attacked_in_company(
+    trained: Trained, test_samples: Samples
+) -> None:
+    net, rounded = trained("plain"), planted("input_quantisation", trained("plain"))
+    found = rr.audit(
+        lambda x: rounded(x) if len(x) == 1 else net(x),
+        test_samples,
+        THREAT,
+        checks=["attacked_alone"],
+        samples=16,
+    )
+    assert found.verdict == "masked", found.table()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -161,3 +162,34 @@ def test_the_documentation_lists_every_check() -> None:
     page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
     table = page[page.index("| Check |") : page.index("A rugged loss")]
     assert set(re.findall(r"`(\w+)`", table)) == set(auditing.CHECKS)
+
+
+def _bars(usual: float, everything: float) -> dict[str, object]:
+    values = {"FGSM": 0.9, "PGD": usual, "all together": everything}
+    return plots.bars("samples that withstand each attack", {k: Estimate(v, v, v) for k, v in values.items()})
+
+
+def test_the_first_screen_counts_and_says_what_to_do(tmp_path: Path) -> None:
+    _audit(_finding("square", "masked"), _finding("worst_case", "suspicious", _bars(8 / 9, 0.0))).save(
+        tmp_path
+    )
+    page = write_audit_page(tmp_path).read_text(encoding="utf-8")
+    first = page[page.index('<div class="first">') : page.index('id="attacks"')]
+    assert "Of 9 samples that the model classifies right, <strong>8</strong> withstand" in first
+    assert "<strong>0</strong> withstand all attacks" in first
+    assert "gradient masking" in first
+    assert first.index("gradient masking") < first.index("Most likely cause:") < first.index('id="next"')
+    assert "Do not report the robust accuracy" in first
+    assert "FGSM" not in first  # what each attack leaves comes after what to do
+
+
+def test_wrong_gradients_that_hide_nothing_are_told_as_such(tmp_path: Path) -> None:
+    """A rounded network with good substitutes for its gradients, say: nothing was measured that is not real."""
+    gap = dataclasses.replace(_finding("worst_case", "none", _bars(0.0, 0.0)), value=0.0)
+    _audit(_finding("true_gradient", "masked"), gap).save(tmp_path)
+    page = write_audit_page(tmp_path).read_text(encoding="utf-8")
+    assert "the usual attack got through all the same" in page
+    assert "An attacker who goes another way gets through" not in page
+    _audit(_finding("square", "masked"), gap).save(tmp_path)
+    page = write_audit_page(tmp_path).read_text(encoding="utf-8")
+    assert "is not real" in page

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,11 @@ from robustreg.points import CLEAN, FGSM, Point, Steepest
 from robustreg.streams import derive_seed
 from robustreg.threat import Threat
 
+if TYPE_CHECKING:
+    from robustreg.auditing.averaging import Averages
+
 REPEATS = 8  # a model that draws one of a few variants a call must not look the same in all of them by chance
+WIDE = 10.0  # a spread of logits over the classes on which cross-entropy can aim, far from saturation
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ class Case:
         self.right = correct(self.all_logits, y)
         self.x, self.y = x[self.right], y[self.right]
         self.handed_over: list[str] = []  # what layers in training mode did, as the model was handed over
+        self.before_calls: nn.Module | None = None  # a copy that was asked nothing yet
+        self.averages: Averages | None = None  # of a random model
         self.curve: tuple[list[float], list[Outcome]] | None = None  # PGD over eps
         self.fooling: dict[str, Tensor] = {}  # which samples each attack without a name here fooled
         self.checked, self.failed = 0, list[str]()  # checks so far, and those that could not be carried out
@@ -180,9 +187,10 @@ class Case:
     # Attacks
 
     def attacked(self, name: str) -> Outcome:
-        """The outcome of an attack by name, made once: fgsm, rs_fgsm, half, pgd, more, margin, adaptive."""
+        """The outcome of an attack by name, made once: fgsm, rs_fgsm, half, pgd, scaled, more, margin, adaptive."""
         if name not in self._outcomes:
-            self._outcomes[name] = self.attack(self._point(name), name)
+            rescaled = Scaled(self.model, WIDE / spread(self.all_logits)) if name == "scaled" else None
+            self._outcomes[name] = self.attack(self._point(name), name, model=rescaled)
         return self._outcomes[name]
 
     def craft(
@@ -262,11 +270,25 @@ class Case:
             "rs_fgsm": lambda: RS_FGSM(threat, step=1.0),
             "half": lambda: Steepest(threat, CLEAN, 0.5, clip="threat"),
             "pgd": lambda: climb(threat, budget.steps),
+            "scaled": lambda: climb(threat, budget.steps),
             "more": lambda: climb(threat, budget.more_steps, restarts=budget.restarts),
             "margin": lambda: climb(threat, budget.steps, loss="margin"),
             "adaptive": lambda: adaptive(threat, budget.more_steps),
         }
         return points[name]()
+
+
+class Scaled(nn.Module):
+    """The model with its logits multiplied."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, C]`` in float64, where a large factor overflows nothing."""
+        z: Tensor = self.model(x).double() * self.factor
+        return z
 
 
 class _InBatches(nn.Module):

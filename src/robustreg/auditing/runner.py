@@ -13,6 +13,7 @@ import robustreg.auditing.checks  # noqa: F401  registers them
 from robustreg.auditing.case import QUICK, THOROUGH, Budget, Case
 from robustreg.auditing.checking import CHECKS
 from robustreg.auditing.checks.calls import as_handed_over
+from robustreg.auditing.checks.memory import forgetful
 from robustreg.auditing.finding import SEVERITY, Finding
 from robustreg.auditing.result import Audit
 from robustreg.evaluation.crafting import warn_if_it_covers_the_box
@@ -87,12 +88,13 @@ def audit(
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(seed)
+        before_calls = forgetful(net)
         here = x[:batch_size].to(model_device(net))
         check_labels(y, logits_of(net, here).shape[1])
         handed_over = as_handed_over(net, here)
         with as_found(net, where), torch.inference_mode(False):
             case = Case(net, x, y, threat, seed=seed, budget=budget, batch_size=batch_size)
-            case.handed_over = handed_over
+            case.handed_over, case.before_calls = handed_over, before_calls
             _check_any_right(case)
             if "learnt" in names and case.one_class and bool(case.all_logits.isfinite().all()):
                 names = ["learnt"]  # nothing can fool it, and no other check has a meaning

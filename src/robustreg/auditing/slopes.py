@@ -23,7 +23,7 @@ _NEAR, _NEAR_DOUBLE = 0.1, 1e-3  # of that step: so small that an honest gradien
 def dishonest(case: Case, x: Tensor, double: nn.Module | None) -> tuple[Tensor, Slopes | None]:
     """Where at x `[n, ...]` the gradient is not the slope, `[n]`, and the slopes; None where there is no gradient."""
     step = STEP * width(case.threat, case.x)
-    model, precision = case.model, _precision(case)
+    model, precision = case.model, precision_of(case)
     if double is not None:
         model, x, precision = double, x.double(), torch.finfo(torch.float64).eps
     # Beside the points: samples are made of equal values, where the kinks of a maximum or a median lie.
@@ -129,7 +129,12 @@ def _moved(case: Case, x: Tensor, model: nn.Module, step: float) -> Tensor:
     return (case.logits(case.threat.clip(x + far * signs), model) - case.logits(x, model)).abs().amax(1)
 
 
-def _precision(case: Case) -> float:
+def rounding_of(case: Case, logits: Tensor) -> Tensor:
+    """What may be rounding in differences of a sample's logits `[B, C]`, `[B]`."""
+    return 100 * precision_of(case) * logits.abs().amax(1).double()
+
+
+def precision_of(case: Case) -> float:
     """The rounding of the coarsest floating point that is seen of the model."""
     dtypes = {t.dtype for t in (case.x, case.all_logits, *case.model.parameters()) if t.is_floating_point()}
     return max(torch.finfo(dtype).eps for dtype in dtypes)

@@ -21,17 +21,39 @@ _LEVEL = {
     "none": "fine",
 }
 _MEANING = {
-    "sound": "The attacks work on this model, so what they measured can be believed.",
-    "suspicious": "Something may be hiding weaknesses from the attacks. The number is not to be trusted yet.",
-    "masked": "Some attacks fail on this model only because they are misled. The robustness they measure is not real.",
+    "sound": "Attacks work on this model. The accuracy that they leave can be believed: the true one is at most that.",
+    "suspicious": "Something in this model may hide weaknesses from attacks. Do not trust its robust accuracy yet.",
+    "masked": "The robustness measured on this model is not real. Attacks of the usual kind fail because the model "
+    "misleads them, and others get through.",
 }
+_THROUGH = (
+    "What this model tells attacks of itself is wrong. Here the usual attack got through all the same; do not rely on "
+    "that elsewhere, nor on a number measured with it."
+)
+_WHY_NOT = {
+    "sound": "",
+    "suspicious": "It may be too high.",
+    "masked": "An attacker who goes another way gets through.",
+}
+# Checks that say that gradients are wrong, and not that an attack failed for it.
+_WRONG_BUT_FOUND = {"true_gradient", "path_of_gradients", "zero_gradients", "flat_steps", "finite_outputs"}
+_SMALL = 0.05  # of the samples, between the usual attack and all together
 # Checks that say what hides the weakness, those about the same thing together, the most telling first; the others
 # only show that something does.
 _CAUSES = (
-    ("loss_scale",),
-    ("straight_through", "output_levels", "clipped_outputs", "flat_steps", "zero_gradients", "true_gradient"),
+    ("bent_outputs", "loss_scale"),
+    (
+        "straight_through",
+        "output_levels",
+        "clipped_outputs",
+        "flat_steps",
+        "zero_gradients",
+        "path_of_gradients",
+        "true_gradient",
+    ),
     ("averaged_attack", "repeated_calls"),
     ("attacked_alone", "batch_mates"),
+    ("earlier_calls",),
     ("repaired_outputs", "logits"),
     ("single_step", "label_leaking", "single_step_symptoms"),
     ("finite_outputs",),
@@ -71,7 +93,8 @@ def _context(audit: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "verdict": audit["verdict"],
         "tone": _TONES[audit["verdict"]],
-        "meaning": _meaning(audit["verdict"], summary),
+        "meaning": _meaning(audit["verdict"], summary, reasons),
+        "counts": _counts(summary, audit["correct"]),
         "threat": _within(audit["threat"]),
         "causes": _causes(reasons),
         "n": audit["n"],
@@ -79,7 +102,14 @@ def _context(audit: Mapping[str, Any]) -> dict[str, Any]:
         "seed": audit["seed"],
         "seconds": fmt.seconds(audit["seconds"]),
         "thorough": audit["thorough"],
-        "steps": _steps(audit["verdict"], reasons, audit["thorough"]),
+        "steps": _steps(
+            audit["verdict"],
+            reasons,
+            audit["thorough"],
+            "It may be far too high where this attack has less luck."
+            if _got_through(audit["verdict"], summary, reasons)
+            else _WHY_NOT[audit["verdict"]],
+        ),
         "summary": summary,
         "reasons": reasons[:IN_FULL],
         "more": reasons[IN_FULL:],
@@ -88,8 +118,35 @@ def _context(audit: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _meaning(verdict: str, summary: Mapping[str, Any] | None) -> str:
+def _counts(summary: Mapping[str, Any] | None, n: int) -> dict[str, Any] | None:
+    """How many samples the usual attack and all together leave standing, and a picture of the two."""
+    plot: dict[str, Any] = (summary["plot"] or {}) if summary is not None else {}
+    bars = {bar["name"]: bar for bar in plot["bars"]} if plot.get("kind") == "bars" else {}
+    if not {"PGD", "all together"} <= set(bars):
+        return None
+    usual, everything = (dict(bars[name]) for name in ("PGD", "all together"))
+    usual["name"], everything["name"] = "the usual attack", "all attacks"
+    return {
+        "usual": round(usual["value"] * n),
+        "all": round(everything["value"] * n),
+        "picture": picture({**plot, "title": "samples that withstand", "bars": [usual, everything]}),
+    }
+
+
+def _got_through(
+    verdict: str, summary: Mapping[str, Any] | None, reasons: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Whether a masked model has wrong gradients, and the usual attack found about what all together did."""
+    deciding = {f["check"] for f in reasons if f["concern"] == "masked"}
+    if verdict != "masked" or not deciding <= _WRONG_BUT_FOUND or summary is None:
+        return False
+    return summary["value"] is not None and summary["value"] < _SMALL
+
+
+def _meaning(verdict: str, summary: Mapping[str, Any] | None, reasons: Sequence[Mapping[str, Any]]) -> str:
     """The verdict in a sentence; a sound model may still be one on which PGD alone finds too little."""
+    if _got_through(verdict, summary, reasons):
+        return _THROUGH
     if verdict == "sound" and summary is not None and summary["concern"] != "none":
         return (
             "Good attacks work on this model, so what they measure can be believed. PGD alone finds too little: take "
@@ -98,36 +155,47 @@ def _meaning(verdict: str, summary: Mapping[str, Any] | None) -> str:
     return _MEANING[verdict]
 
 
-def _steps(verdict: str, reasons: Sequence[Mapping[str, Any]], thorough: bool) -> list[dict[str, str]]:
-    """What to do next, in order, each with the command for it if there is one."""
+def _steps(
+    verdict: str, reasons: Sequence[Mapping[str, Any]], thorough: bool, why_not: str
+) -> list[dict[str, str]]:
+    """What to do next, in order: in a few words, in full, and the command for it if there is one."""
     look = {
-        "text": "Look closer: more samples, steps and queries.",
+        "head": "Look closer.",
+        "text": "With more samples, steps and queries.",
         "command": "robustreg audit RUN --thorough",
     }
     measure = {
-        "text": "Measure with the standard ensemble, four attacks one of which needs no gradients, and report the "
-        "accuracy that is left after all of them.",
+        "head": "Measure again, with attacks of several kinds.",
+        "text": "The standard ensemble is four of them, and one needs no gradients. What is left after all four is the "
+        "number.",
         "command": _ENSEMBLE,
     }
     if verdict == "sound":
         report = {
-            "text": "Report that number with its interval, as an upper bound: a sound audit says that attacks work on "
-            "this model, not that no stronger attack exists.",
+            "head": "Report that number with its interval, as an upper bound.",
+            "text": "A sound audit says that attacks work on this model, not that no stronger attack exists.",
             "command": "",
         }
         return [measure, report, *([] if thorough else [look])]
     stop = {
-        "masked": "Do not report the robust accuracy that was measured so far, and do not rely on it. An attacker who "
-        "goes another way gets through.",
-        "suspicious": "Do not report the robust accuracy yet.",
+        "head": "Do not report the robust accuracy yet."
+        if verdict == "suspicious"
+        else "Do not report the robust accuracy measured so far, and do not rely on it.",
+        "text": why_not,
+        "command": "",
     }
-    repair = [{"text": f"{f['title']}: {f['advice']}", "command": ""} for f in _causes(reasons)]
+    heads = ("Remove the cause.", "Then the next one.")
+    repair = [
+        {"head": head, "text": f["advice"], "command": ""}
+        for head, f in zip(heads, _causes(reasons), strict=False)
+    ]
     again = {
-        "text": "When the cause is removed, audit again. The verdict should then be sound.",
+        "head": "Audit again.",
+        "text": "With the cause removed the verdict should be sound.",
         "command": "robustreg audit RUN",
     }
     closer = [look] if verdict == "suspicious" and not thorough else []
-    return [{"text": stop[verdict], "command": ""}, *repair, *closer, measure, again]
+    return [stop, *repair, *closer, measure, again]
 
 
 def _causes(reasons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

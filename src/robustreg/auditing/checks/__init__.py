@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
-from robustreg.auditing.checks import blackbox, calls, geometry, gradients, outputs, strength, summary
+from robustreg.auditing.checks import (
+    bent,
+    blackbox,
+    calls,
+    geometry,
+    gradients,
+    memory,
+    outputs,
+    paths,
+    strength,
+    summary,
+)
 
-__all__ = ["blackbox", "calls", "geometry", "gradients", "outputs", "strength", "summary"]
+__all__ = [
+    "bent",
+    "blackbox",
+    "calls",
+    "geometry",
+    "gradients",
+    "memory",
+    "outputs",
+    "paths",
+    "strength",
+    "summary",
+]

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from robustreg.auditing import plots
+from robustreg.auditing.averaging import CALLS, averages
 from robustreg.auditing.case import Case, climb, spread
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.statistics import share
 from robustreg.evaluation.predict import correct
 from robustreg.modes import running
 
-_SHARE, _HELPS, _CALLS, _ALONE, _STEPS = 0.02, 0.05, 8, 48, 20
+_SHARE, _HELPS, _ALONE, _STEPS = 0.02, 0.05, 48, 20
 
 
 def as_handed_over(model: nn.Module, x: Tensor) -> list[str]:
@@ -92,22 +93,11 @@ def averaged_attack(case: Case) -> Measured:
     """PGD on the mean of several calls against PGD on single calls, judged by the mean of many calls."""
     if not case.random_outputs:
         return Measured("The model is not random, so there is nothing to average over.")
-    judge = _Averaged(case.model, 2 * _CALLS)
-    steps = min(case.budget.steps, 20)
-    averaged = case.attack(
-        climb(case.threat, steps),
-        "averaged",
-        model=_Averaged(case.model, _CALLS),
-        rows=max(case.batch_size // _CALLS, 1),  # one graph holds all calls
-    )
-    plain = case.attack(climb(case.threat, steps), "single")
-    standing = case.logits(case.x, judge).argmax(1) == case.y
-    by_plain = standing & (case.logits(plain.points, judge).argmax(1) != case.y)
-    by_averaged = standing & (case.logits(averaged.points, judge).argmax(1) != case.y)
+    by_plain, by_averaged = averages(case).by_plain, averages(case).by_averaged
     found = share(by_averaged & ~by_plain)
     rows = {"single calls": share(by_plain), "averaged too": share(by_plain | by_averaged)}
     return Measured(
-        f"Averaging over {_CALLS} calls fools {found.percent()} more of the samples.",
+        f"Averaging over {CALLS} calls fools {found.percent()} more of the samples.",
         graded(found, _HELPS, _HELPS),
         found,
         plots.bars("samples fooled", rows),
@@ -143,16 +133,17 @@ def batch_mates(case: Case) -> Measured:
     "attacked_alone",
     "Attacks on one sample at a time",
     fine="Attacking samples one at a time finds what attacking them in batches finds.",
-    bad="Attacked one at a time, samples fall that withstand when a whole batch is attacked at once: in the batch the "
-    "samples disturb each other's attack. An attacker sends one input, so the number from batches is not real.",
-    advice="Report the accuracy under attacks on batches of one, or make the model independent of the batch.",
+    bad="Alone and in a batch the model is another one, and what is attacked in the one way falls in the other. An "
+    "attacker sends one input, prepared as he likes, so the number from one way alone is not real.",
+    advice="Make the model independent of the batch; or attack it in both ways and report what is left when every "
+    "point is judged as a batch of one.",
     source="ours: an attacker controls a single input; threshold as of the averaging attack",
     weight=83,
     threshold=_HELPS,
     decisive=_HELPS,
 )
 def attacked_alone(case: Case) -> Measured:
-    """Samples that PGD in batches of one fools and PGD on the whole batch does not, over radii up to eps."""
+    """Samples that PGD in batches of one fools and PGD on the whole batch does not, and the reverse, radii to eps."""
     if case.random_outputs or not bool(_company(case)[0].any()):
         return Measured("A sample's output does not depend on the batch, so there is nothing to compare.")
     n, rows = min(len(case.x), _ALONE), {}
@@ -160,16 +151,18 @@ def attacked_alone(case: Case) -> Measured:
     alone = correct(case.logits(x, rows=1), y)
     for scale in (0.25, 0.5, 1.0):
         attack = climb(case.threat.with_eps(scale * case.threat.eps), _STEPS)
-        together = case.attack(attack, "together", scale).fooled[:n]
+        together = case.attack(attack, "together", scale)
         points = case.craft(attack, x, y, "together", scale, rows=1)  # from the same starts
         fooled = ~correct(case.logits(points, rows=1), y)
-        rows[f"{scale:g} eps"] = share((fooled & ~together)[alone])
+        carried = ~correct(case.logits(together.points[:n], rows=1), y)
+        rows[f"{scale:g} eps, alone"] = share((fooled & ~together.fooled[:n])[alone])
+        rows[f"{scale:g} eps, in company"] = share((carried & ~fooled)[alone])
     worst = max(rows.values(), key=lambda e: e.low)
     return Measured(
-        f"One at a time, attacks fool up to {worst.percent()} more of the samples.",
+        f"One way of attacking, alone or in company, fools up to {worst.percent()} more of the samples than the other.",
         graded(worst, _HELPS, _HELPS),
         worst,
-        plots.bars("samples that fall only when attacked alone", rows),
+        plots.bars("samples that fall only when attacked", rows),
     )
 
 
@@ -188,18 +181,6 @@ def _company(case: Case) -> tuple[Tensor, Tensor]:
     changed[: len(alone)] |= (alone - z[: len(alone)]).abs().amax(1) > limit
     classes[: len(alone)] |= alone.argmax(1) != z[: len(alone)].argmax(1)
     return changed, classes
-
-
-class _Averaged(nn.Module):
-    """The mean of several calls."""
-
-    def __init__(self, model: nn.Module, calls: int) -> None:
-        super().__init__()
-        self.model, self.calls = model, calls
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, C]``."""
-        return torch.stack([self.model(x) for _ in range(self.calls)]).mean(0)
 
 
 def _has_two_modes(module: nn.Module) -> bool:
