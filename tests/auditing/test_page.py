@@ -193,3 +193,13 @@ def test_wrong_gradients_that_hide_nothing_are_told_as_such(tmp_path: Path) -> N
     _audit(_finding("square", "masked"), gap).save(tmp_path)
     page = write_audit_page(tmp_path).read_text(encoding="utf-8")
     assert "is not real" in page
+
+
+def test_random_numbers_are_named_before_what_they_look_like(tmp_path: Path) -> None:
+    found = [_finding(check, "suspicious") for check in ("label_leaking", "repeated_calls")]
+    _audit(_finding("transfer", "masked"), *found).save(tmp_path)
+    page = write_audit_page(tmp_path).read_text(encoding="utf-8")
+    steps = page[page.index('id="next"') : page.index('id="reasons"')]
+    assert "Advice on repeated_calls." in steps
+    assert "Advice on label_leaking." not in steps
+    assert "version: rand" in steps

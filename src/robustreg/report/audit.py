@@ -59,7 +59,9 @@ _CAUSES = (
     ("finite_outputs",),
     ("learnt",),
 )
+_SINGLE_STEP = _CAUSES[-3]
 _ENSEMBLE = "robustreg evaluate RUN 'evaluation.attacks=[standard_ensemble]'"
+_RANDOM = "robustreg evaluate RUN 'evaluation.attacks=[{attack: standard_ensemble, version: rand}]'"
 
 
 def write_audit_page(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -170,6 +172,12 @@ def _steps(
         "number.",
         "command": _ENSEMBLE,
     }
+    if any(f["check"] == "repeated_calls" for f in reasons):
+        measure |= {
+            "text": "The standard ensemble for random models averages over their random numbers. What is left after "
+            "all its attacks is the number.",
+            "command": _RANDOM,
+        }
     if verdict == "sound":
         report = {
             "head": "Report that number with its interval, as an upper bound.",
@@ -201,7 +209,9 @@ def _steps(
 def _causes(reasons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """At most two reasons that name a cause, those that decide first; where none names one, the heaviest reason."""
     named = {f["check"]: f for f in reasons}
-    first = [next((named[check] for check in family if check in named), None) for family in _CAUSES]
+    # Random answers look like symptoms of single steps, too.
+    families = [family for family in _CAUSES if family is not _SINGLE_STEP or "repeated_calls" not in named]
+    first = [next((named[check] for check in family if check in named), None) for family in families]
     found = sorted((f for f in first if f is not None), key=lambda f: f["concern"] != "masked")
     return found[:2] or list(reasons[:1])
 
