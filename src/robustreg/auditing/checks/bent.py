@@ -7,7 +7,7 @@ from robustreg.auditing.case import Case
 from robustreg.auditing.checking import Measured, check, graded
 from robustreg.auditing.statistics import share
 
-_BENT, _BENT_MASKED = 0.04, 0.10
+_BENT, _BENT_MASKED = 0.10, 0.30
 
 
 @check(
@@ -20,7 +20,7 @@ _BENT, _BENT_MASKED = 0.04, 0.10
     advice="Look at the end of the model for a function of the outputs (tanh, clamp, power, floor) and attack what "
     "goes into it. Evaluate with losses that only compare outputs (margin, DLR), as the standard ensemble does.",
     source="Carlini and Wagner 2017; ours: an honest network of small outputs is repaired by their scale; thresholds "
-    "as of square, against sound models in results/audit_confusion",
+    "as of more_effort, against sound models in results/audit_confusion",
     weight=79,
     threshold=_BENT,
     decisive=_BENT_MASKED,
