@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -418,6 +419,16 @@ def test_ctrl_c_and_resume_give_the_bits_of_an_uninterrupted_run(
         json.loads((Path(p) / "evaluation" / "evaluation.json").read_text()) for p in ("whole", "parts")
     )
     assert whole["worst_case"] == parts["worst_case"]
+
+
+def test_ctrl_c_while_python_clears_up_is_an_exit_code_and_no_traceback() -> None:
+    program = (
+        "import atexit, signal, sys; from robustreg.cli import main; sys.argv[1:] = ['--version'];"
+        "atexit.register(signal.raise_signal, signal.SIGINT); sys.exit(main())"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGINT  # which a shell shows as 130
+    assert ended.stderr == ""
 
 
 def test_resuming_with_another_recipe_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +34,15 @@ EXTRA_OF = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. `--debug` anywhere shows the traceback of an error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(words)
+    finally:
+        if arguments is None:  # the process ends now
+            # Ctrl-C while Python clears up would print a traceback and still exit with 0.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _main(words: list[str]) -> int:
     debug = _take_flag(words, "--debug")
     # Idle OpenMP threads that spin starve each other on small shared machines; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

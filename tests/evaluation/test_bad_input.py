@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from robustreg.attacks import PGD
-from robustreg.evaluation import evaluate
+from robustreg.evaluation import evaluate, verify
 from robustreg.points import FGSM
 from robustreg.threat import Threat
 
@@ -212,3 +212,104 @@ def test_the_curve_is_not_that_of_an_attack_which_left_the_ball(y):
     with pytest.warns(UserWarning, match="is not counted"):
         alone = evaluate(Odd(), (X, y), OneRadius(), THREAT, curve=[0.1])
     assert "outside eps" in alone.curve[0].problem
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "sentence"),
+    [
+        (lambda x, y: (x, y.float()), TypeError, "integers, class numbers from 0, got torch.float32"),
+        (
+            lambda x, y: (x, torch.nn.functional.one_hot(y).float()),
+            ValueError,
+            r"got \[20, 4\]: of one-hot labels take y.argmax\(1\)",
+        ),
+        (lambda x, y: ((255 * x).to(torch.uint8), y), TypeError, "got torch.uint8: divide by 255"),
+        (lambda x, y: (x[:0], y[:0]), ValueError, "there are no samples"),
+        (lambda x, y: (x[:, 0], y), ValueError, r"\[N, 1\] where a sample is a single number, got \[20\]"),
+        (lambda x, y: (x[0, 0], y[0]), ValueError, r"must have shape \[N, ...\].* got \[\]"),
+        (
+            lambda x, y: [(x[:5], y[:5]), (x[5:, :4], y[5:])],
+            ValueError,
+            r"batch 0 has \[5, 6\] and batch 1 \[15, 4\]",
+        ),
+    ],
+)
+def test_data(y, data, error, sentence):
+    with pytest.raises(error, match=sentence):
+        evaluate(Odd(), data(X, y), PGD(THREAT), THREAT)
+
+
+def test_data_that_can_be_read_once_only(y):
+    batches = ((X[i : i + 5], y[i : i + 5]) for i in range(0, 20, 5))
+    evaluation = evaluate(Odd(), batches, FGSM(THREAT), THREAT)
+    assert (
+        evaluation["fgsm"].score.correct
+        == evaluate(Odd(), (X, y), FGSM(THREAT), THREAT)["fgsm"].score.correct
+    )
+    with pytest.raises(ValueError, match="the iterable of batches is empty"):
+        evaluate(Odd(), batches, FGSM(THREAT), THREAT)
+
+
+def fails_at_three(z, x):
+    if len(x) == 3:
+        raise IndexError("three are too few\nhere")
+    return z
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        (fails_at_three, RuntimeError, r"the model fails on inputs of \[3, 6\] float32: three are too few$"),
+        (
+            lambda z, x: z if len(x) == 17 else z[:, :3],
+            ValueError,
+            "4 logits for sample 0 but 3 for sample 17: the number of classes must not depend on the batch",
+        ),
+    ],
+)
+def test_a_model_that_minds_the_last_batch(y, change, error, sentence):
+    with pytest.raises(error, match=sentence):
+        evaluate(Odd(change), (X, y), FGSM(THREAT), THREAT, batch_size=17)
+
+
+def test_nan_at_adversarial_points_only_is_told(y):
+    """They count as misclassified, which a reader must know."""
+
+    def change(z, x):
+        return torch.where(torch.isin(x[:, :1], X[:, :1]), z, z.detach() * float("nan"))
+
+    def shifted(model, x, y):
+        return (x + 0.05).clamp(0, 1)
+
+    with pytest.warns(UserWarning, match="gives NaN logits at points of 'shifted': such a sample counts as"):
+        evaluation = evaluate(Odd(change), (X, y), shifted, THREAT)
+    assert evaluation.clean.correct == 20
+    assert evaluation["shifted"].score.correct == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "sentence"),
+    [
+        ("cudaa", "device should be one such as 'cpu' or 'cuda', got 'cudaa'"),
+        (f"cuda:{torch.cuda.device_count()}", r"device 'cuda:\d' was asked for, but torch finds"),
+        ("meta", "device 'meta' was asked for, but torch cannot use it here"),
+    ],
+)
+def test_devices_that_are_not_there(y, device, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(
+            Odd(), (X, y), PGD(THREAT), THREAT, device=device, progress=lambda _: pytest.fail("it began")
+        )
+    with pytest.raises(ValueError, match=sentence):
+        verify(tmp_path, Odd(), (X, y), device=device)
+
+
+def test_a_model_without_weights_is_told(y):
+    with pytest.raises(ValueError, match="on the device 'meta', where tensors have no values"):
+        evaluate(Odd().to("meta"), (X, y), PGD(THREAT), THREAT)
+
+
+@pytest.mark.parametrize("name", ["", " ", "two\nlines", "half a pair \ud800", 3])
+def test_names_that_are_none(y, name):
+    with pytest.raises(ValueError, match=r"needs a name|must be printable text on one line"):
+        evaluate(Odd(), (X, y), {name: FGSM(THREAT)}, THREAT)

@@ -99,12 +99,12 @@ class TestHonest:
                 linear, data, attacks, threat, evidence_dir=tmp_path / "e", sequential=True, survivors=True
             )
         tensors = load_file(tmp_path / "e" / "points.safetensors")
-        assert len(tensors["pgd.survivors.index"]) > 0
+        assert len(tensors["pgd.survivor_index"]) > 0
         assert not [name for name in tensors if name.startswith("broken")]
         result = verify(tmp_path / "e", linear, data)
         assert result.ok, str(result)
         assert "broken was invalid" in str(result)
-        rewrite(tmp_path / "e", lambda t: t["pgd.survivors.points"].__setitem__(0, t["pgd.points"][0]))
+        rewrite(tmp_path / "e", lambda t: t["pgd.survivor_points"].__setitem__(0, t["pgd.points"][0]))
         assert checks(verify(tmp_path / "e", linear, data)) == {"points"}
 
     def test_model_is_left_as_found(self, net, images, tmp_path):
@@ -458,3 +458,29 @@ def set_outcomes(block, mask):
 
     right = int(mask.sum())
     block.update(outcomes=packed(mask), correct=right, **fractions(right, 120))
+
+
+NAMES = [
+    "a",
+    "a.survivors",
+    "a.points",
+    "a.survivor_points",
+    "A",
+    "a/b",
+    "../a",
+    "ä",
+    "a" * 300,
+    "distance a",
+]
+
+
+def test_no_two_attacks_share_anything_whatever_their_names(linear, data, threat, tmp_path):
+    attacks = {name: PGD(threat.with_eps(0.01 * (1 + i)), steps=1) for i, name in enumerate(NAMES)}
+    found = evaluate(linear, data, attacks, threat, evidence_dir=tmp_path / "e", survivors=True)
+    tensors = load_file(tmp_path / "e" / "points.safetensors")
+    for name in NAMES:
+        assert len(tensors[f"{name}.index"]) == int(found[name].fooled.sum())
+        assert len(tensors[f"{name}.survivor_index"]) == found[name].score.correct
+    assert len(tensors) == 5 * len(NAMES)
+    assert verify(tmp_path / "e", linear, data).ok
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e"]

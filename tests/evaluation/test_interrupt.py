@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from robustreg.attacks import APGD, APGDT, FAB, PGD, Square, ensemble
-from robustreg.evaluation import EvaluationInterrupted, attack_run, evaluate, verify
+from robustreg.evaluation import EvaluationInterrupted, attack_run, evaluate, evidence, verify, work
 from robustreg.evaluation.caught import Caught
 from robustreg.evaluation.predict import logits_of
 from robustreg.evaluation.work import Work
@@ -348,3 +349,105 @@ def test_members_take_fewer_samples_at_once_where_the_network_is_large(net, imag
     found = evaluate(net, images, {"all": ensemble.StandardEnsemble(threat)}, threat, batch_size=40)
     assert {*sizes} == {size}
     assert found["all"].score.correct < found.clean.correct
+
+
+def test_ctrl_c_while_the_evidence_is_written_loses_nothing(net, images, attacks, tmp_path, monkeypatch):
+    threat = Threat("l2", 0.4)
+    whole = evaluate(net, images, attacks, threat, evidence_dir=tmp_path / "whole")
+    write = evidence.write_tensors_atomic
+
+    def pressed(*args):
+        write(*args)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(evidence, "write_tensors_atomic", pressed)
+    with pytest.raises(
+        EvaluationInterrupted, match="while its evidence was written: all of it was measured"
+    ) as stop:
+        evaluate(net, images, attacks, threat, evidence_dir=tmp_path / "e")
+    assert stop.value.evaluation.complete
+    assert torch.equal(stop.value.evaluation.outcomes["pgd"], whole.outcomes["pgd"])
+    assert not verify(tmp_path / "e", net, images).ok, "half of the evidence is none"
+    monkeypatch.undo()
+    told = []
+    evaluate(net, images, attacks, threat, evidence_dir=tmp_path / "e", progress=told.append)
+    assert all(p.done == p.total for p in told if p.stage in attacks), "nothing is attacked again"
+    assert verify(tmp_path / "e", net, images).ok
+    assert (tmp_path / "e" / "manifest.json").read_bytes() == (
+        tmp_path / "whole" / "manifest.json"
+    ).read_bytes()
+
+
+def test_ctrl_c_while_work_is_saved_is_raised_after_it(net, images, attacks, tmp_path, monkeypatch):
+    save, pressed = work.save_file, []
+
+    def press_once(*args, **options):
+        if not pressed:
+            pressed.append(1)
+            signal.raise_signal(signal.SIGINT)
+        save(*args, **options)
+
+    monkeypatch.setattr(work, "save_file", press_once)
+    with pytest.raises(EvaluationInterrupted):
+        evaluate(net, images, attacks, Threat("l2", 0.4), evidence_dir=tmp_path / "e")
+    told = []
+    evaluate(net, images, attacks, Threat("l2", 0.4), evidence_dir=tmp_path / "e", progress=told.append)
+    assert next(p for p in told if p.stage == "fgsm").done > 0
+
+
+def full_disk(*_, **__):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_a_full_disk_costs_no_result(net, images, attacks, tmp_path, monkeypatch):
+    threat = Threat("l2", 0.4)
+    whole = evaluate(net, images, attacks, threat)
+    monkeypatch.setattr(work, "save_file", full_disk)
+    with pytest.warns(UserWarning, match="No space left") as told:
+        found = evaluate(net, images, attacks, threat, evidence_dir=tmp_path / "e")
+    sentences = [str(warning.message) for warning in told]
+    assert len(sentences) == 2, "once for unfinished work, once for the evidence"
+    assert sentences[0].startswith("unfinished work cannot be kept (")
+    assert sentences[1].startswith("the evidence cannot be written (")
+    assert found.complete
+    assert torch.equal(found.outcomes["pgd"], whole.outcomes["pgd"])
+    assert not [path for path in (tmp_path / "e").rglob("*") if path.is_file()]
+
+
+def test_a_full_disk_hides_no_ctrl_c(net, images, attacks, tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "save_file", full_disk)
+    with (
+        pytest.warns(UserWarning, match="unfinished work cannot be kept"),
+        pytest.raises(EvaluationInterrupted) as stop,
+    ):
+        evaluate(
+            net,
+            images,
+            attacks,
+            Threat("l2", 0.4),
+            batch_size=8,
+            evidence_dir=tmp_path,
+            progress=stop_at("pgd", 8),
+        )
+    assert list(stop.value.evaluation.outcomes) == ["fgsm"]
+
+
+def test_a_member_taken_up_again_counts_whom_it_fooled_before(net, images, monkeypatch, tmp_path):
+    monkeypatch.setattr(ensemble, "members", lambda threat, version="standard": MEMBERS)
+    threat = Threat("l2", 0.4)
+    attack, options = {"all": ensemble.StandardEnsemble(threat)}, {"batch_size": 8, "evidence_dir": tmp_path}
+    whole = []
+    evaluate(net, images, attack, threat, batch_size=8, progress=whole.append)
+    stage = "all: pgd"
+    total = next(p.total for p in whole if p.stage == stage)
+    assert next(p for p in reversed(whole) if p.stage == stage).standing < total, "it fools some"
+
+    def press(progress):
+        if progress.stage == stage and progress.done >= 8 and progress.standing < progress.done:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(EvaluationInterrupted):
+        evaluate(net, images, attack, threat, progress=press, **options)
+    told = []
+    evaluate(net, images, attack, threat, progress=told.append, **options)
+    assert {p.total for p in told if p.stage == stage} == {total}

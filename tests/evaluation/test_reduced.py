@@ -100,5 +100,29 @@ def test_how_close_to_the_boundary_is_close():
     """Within four rounding errors of the sample itself, whatever the scale of the logits."""
     logits = torch.tensor([[3.9, 0.0], [4.1, 0.0], [4.1e3, 0.0], [3.9e3, 0.0], [1.0, 0.0]])
     error = torch.tensor([[1.0], [1.0], [1e3], [1e3], [0.0]])
-    lost = lost_in_rounding(logits, logits + error, torch.zeros(5, dtype=torch.int64))
+    x, y = torch.zeros(5, 3), torch.zeros(5, dtype=torch.int64)
+    lost = lost_in_rounding(x + 0.1, x, logits, logits + error, y)
     assert lost.tolist() == [True, False, False, True, False]
+
+
+def test_an_attack_that_steps_onto_the_boundary_runs_in_full_precision(net, images):
+    found = evaluate(net, images, {"a": FAB(T, steps=5)}, T, precision="bf16")
+    seen = []
+    handle = net.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    evaluate(net, images, {"a": FAB(T, steps=5)}, T, precision="bf16")
+    handle.remove()
+    assert not any(seen)
+    assert torch.equal(found.outcomes["a"], evaluate(net, images, {"a": FAB(T, steps=5)}, T).outcomes["a"])
+
+
+def test_who_is_given_back_as_they_are_is_attacked_in_full_precision(net, images):
+    """However sure the model is of them: that an attack found nothing does not tell how close it came."""
+    x, y = images
+    runs = []
+
+    def attack(lent, x, y):
+        runs.append(isinstance(lent, Reduced))
+        return x if isinstance(lent, Reduced) else (x + T.eps / 2).clamp(0, 1)
+
+    evaluate(net, (x, y), {"a": attack}, T, precision="bf16", batch_size=len(x))
+    assert runs == [True, False]

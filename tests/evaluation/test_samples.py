@@ -63,7 +63,7 @@ def test_every_form_gives_the_same_samples(data):
         ((X[:0], Y[:0]), ValueError, "no samples"),
         ([], ValueError, "no samples"),
         ((X.mul(255).to(torch.uint8), Y), TypeError, "floating point"),
-        ((X, Y.float()), TypeError, "labels must be integers, got torch.float32"),
+        ((X, Y.float()), TypeError, "labels must be integers, class numbers from 0, got torch.float32"),
         ((X, nn.functional.one_hot(Y)), ValueError, r"\[N\].*\[6, 3\]"),
         ((X, Y[:5]), ValueError, "6 inputs but 5 labels"),
         ((X, np.array(list("abcdef"))), TypeError, "numeric"),

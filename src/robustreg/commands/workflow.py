@@ -120,9 +120,13 @@ def evaluate_run(recipe: Recipe, folder: Path, setting: Setting, *, built: Built
         precision=recipe.evaluation.precision,
         progress=setting.progress or None,
     )
-    evaluation.save(folder / "evaluation")
-    # The overrides of `evaluate` are not the run's, and `verify` must look at what was evaluated.
-    write_text_atomic(folder / "evaluation" / RECIPE_FILE, recipe_text(recipe))
+    try:
+        evaluation.save(folder / "evaluation")
+        # The overrides of `evaluate` are not the run's, and `verify` must look at what was evaluated.
+        write_text_atomic(folder / "evaluation" / RECIPE_FILE, recipe_text(recipe))
+    except OSError as error:  # a full disk must not cost what hours have measured
+        console().print(f"\n{evaluation.table()}\n", markup=False)
+        raise OSError(f"the results above cannot be written: {error}") from error
     _save_examples(folder, net, test, built)
     return evaluation
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +20,16 @@ from robustreg.evaluation.hashes import json_sha256
 from robustreg.evaluation.packing import pack
 from robustreg.evaluation.predict import Snapshot, correct, logits_by_batch, logits_of
 from robustreg.evaluation.progress import Progress
-from robustreg.evaluation.reduced import Precision, as_attacked, lost_in_rounding
+from robustreg.evaluation.reduced import Precision, as_attacked, lost_in_rounding, precision_of
 from robustreg.evaluation.samples import Samples
 from robustreg.evaluation.work import Work, WorkStore
 from robustreg.threat import Threat
 
 SAVE_EVERY_SECONDS = 60.0
-_MOST_BATCHES = 8
+_MOST_BATCHES, _MOST_VALUES = (
+    8,
+    1 << 24,
+)  # a search holds several tensors of so many input values, 64 MiB each
 _PORTION_FLOPS, _FEWEST = 3 * 10**8, 64  # of one run; with the 5,000 of Square about 15 seconds of one core
 
 
@@ -69,13 +73,13 @@ def run_attack(
     failed: Exception | None = None
     left = int((targets & ~work.attacked).sum())
     try:
-        members = _members(name, attack, setting.seed, stage)
+        members = _members(setting, name, attack, stage)
         size = setting.batch_size if len(members) == 1 else _portion(setting)
         for member in members:
             todo, total = member.todo(targets, work), member.total(targets, work)
             member.report(setting, targets, work, total)
             while len(todo):
-                count = size * member.batches(targets, work, total)
+                count = size * member.batches(targets, work, total, size * setting.samples.x[0].numel())
                 indices, todo = todo[:count], todo[count:]
                 started = time.monotonic()
                 caught = Caught(indices, partial(member.report, setting, targets, work, total))
@@ -115,6 +119,7 @@ class _Member:
     stage: str
     number: int
     last: bool
+    precision: Precision
 
     def todo(self, targets: Tensor, work: Work) -> Tensor:
         """The samples `[K]` that are its turn."""
@@ -122,18 +127,18 @@ class _Member:
 
     def total(self, targets: Tensor, work: Work) -> int:
         """How many samples are its turn, those included that had it before an interruption."""
-        if self.number == 0:
-            return int(targets.sum())
-        return len(self.todo(targets, work)) + self._standing(work)
+        return int((targets & (work.withstood >= self.number)).sum())
 
-    def batches(self, targets: Tensor, work: Work, total: int) -> int:
-        """How many batches to hand over together, if the attack refills.
+    def batches(self, targets: Tensor, work: Work, total: int, values: int) -> int:
+        """How many batches of so many input values to hand over together, if the attack refills.
 
         So many that, going by the samples that had their turn, one batch of them stands in the end: the batches of the
         model are then full all along, and where most stand no more is under way than has to be.
         """
+        if not self.craft.refills:
+            return 1
         done = total - len(self.todo(targets, work))
-        return min(max(done // max(self._standing(work), 1), 1), _MOST_BATCHES) if self.craft.refills else 1
+        return max(min(done // max(self._standing(work), 1), _MOST_BATCHES, _MOST_VALUES // values), 1)
 
     def report(self, setting: Setting, targets: Tensor, work: Work, total: int, early: int = 0) -> None:
         """Tell how far it is; `early` samples of the present batch are fooled already."""
@@ -144,12 +149,18 @@ class _Member:
         return int((work.standing | (work.withstood > self.number)).sum())
 
 
-def _members(name: str, attack: Attack, seed: int, stage: str) -> list[_Member]:
-    if not isinstance(attack, StandardEnsemble):
-        return [_Member(Crafter(name, attack, seed), stage, 0, last=True)]
-    members = attack.members()
+def _members(setting: Setting, name: str, attack: Attack, stage: str) -> list[_Member]:
+    members = {stage: attack}
+    if isinstance(attack, StandardEnsemble):
+        members = {f"{stage}: {title}": member for title, member in attack.members().items()}
     return [
-        _Member(Crafter(name, member, seed), f"{stage}: {title}", number, number + 1 == len(members))
+        _Member(
+            Crafter(name, member, setting.seed),
+            title,
+            number,
+            last=number + 1 == len(members),
+            precision=precision_of(member, setting.precision),
+        )
         for number, (title, member) in enumerate(members.items())
     ]
 
@@ -203,7 +214,7 @@ def _attacked(
     setting: Setting, member: _Member, x: Tensor, y: Tensor, caught: Caught, size: int
 ) -> tuple[Tensor, Tensor]:
     """The attack's points `[B, ...]` and which of them the model has right `[B]`; `size` samples go together."""
-    model, lent = setting.model, as_attacked(setting.model, setting.precision)
+    model, lent = setting.model, as_attacked(setting.model, member.precision)
 
     def craft(on: nn.Module, rows: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -213,10 +224,15 @@ def _attacked(
 
     x_adv = craft(lent, torch.arange(len(x), device=x.device))
     logits = logits_by_batch(model, x_adv, size)
+    if bool((logits.isnan().any(1) & x_adv.flatten(1).isfinite().all(1)).any()):
+        warnings.warn(
+            f"the model gives NaN logits at points of {member.stage!r}: such a sample counts as misclassified",
+            stacklevel=2,
+        )
     right = correct(logits, y)
     if lent is not model:
         reduced = logits_by_batch(lent, x_adv, size)
-        left = (right & lost_in_rounding(logits, reduced, y)).nonzero().squeeze(1)
+        left = (right & lost_in_rounding(x_adv, x, logits, reduced, y)).nonzero().squeeze(1)
         if left.numel():
             x_adv[left] = craft(model, left)
             right[left] = correct(logits_by_batch(model, x_adv[left], size), y[left])

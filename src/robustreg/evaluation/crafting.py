@@ -31,7 +31,7 @@ def named(attacks: Mapping[str, Attack] | Iterable[Attack] | Attack) -> dict[str
 
     Raises:
         TypeError: when something in it cannot be called.
-        ValueError: for an empty name.
+        ValueError: for a name that is empty or not printable.
     """
     given: Any = attacks  # whatever it is said to be
     if isinstance(attacks, Mapping):
@@ -54,6 +54,8 @@ def named(attacks: Mapping[str, Attack] | Iterable[Attack] | Attack) -> dict[str
     for name, attack in result.items():
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"every attack needs a name, got {name!r}")
+        if not name.isprintable():  # it would break tables, and half a surrogate pair the evidence
+            raise ValueError(f"an attack's name must be printable text on one line, got {name!r}")
         if not callable(attack) or isinstance(attack, type):
             raise TypeError(f"attack {name!r} must be callable as (model, x, y) -> x_adv, got {attack!r}")
     return result

@@ -4,13 +4,15 @@ EVIDENCE/points.safetensors holds for each attack NAME
 
 * `NAME.points` `[K, ...]`: the points that fool the model, in the dtype in which they were found,
 * `NAME.index` `[K]`: their samples, and `NAME.label` `[K]`: the labels of those,
-* with `survivors=True` also `NAME.survivors.points` and `NAME.survivors.index`,
+* with `survivors=True` also `NAME.survivor_points` and `NAME.survivor_index`,
 
 and for each attack NAME whose distances were measured `distance NAME.points`, `.index` and `.label`: the nearest
 misclassified points.
 
 EVIDENCE/manifest.json holds versions, the hashes of model, data and points, threat, seed, the attacks, the
 outcome of every sample (base64, one bit a sample), counts and accuracies.
+
+What a tensor is follows from what comes after the last dot, so that no two attacks share one, whatever their names.
 
 It proves an upper bound: robust accuracy is at most what is claimed, because the points that say so are
 there.
@@ -68,8 +70,8 @@ def _points(name: str, work: Work, samples: Samples) -> dict[str, Tensor]:
     }
     if work.survivors:
         kept_index, kept = joined(work.survivors, samples.x)
-        tensors[f"{name}.survivors.points"] = kept
-        tensors[f"{name}.survivors.index"] = kept_index
+        tensors[f"{name}.survivor_points"] = kept
+        tensors[f"{name}.survivor_index"] = kept_index
     return tensors
 
 

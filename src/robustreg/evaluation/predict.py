@@ -52,19 +52,49 @@ def model_device(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def device_for(model: nn.Module, asked: torch.device | str | None) -> torch.device:
+    """Return the device to run the model on: the one asked for, the model's own by default.
+
+    Raises:
+        ValueError: there is no such device here, or the model's tensors hold no numbers.
+    """
+    home = model_device(model)
+    if home.type == "meta":
+        raise ValueError(
+            "the model is on the device 'meta', where tensors have no values: load its weights first"
+        )
+    if asked is None:
+        return home
+    try:
+        where = torch.device(asked)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device should be one such as 'cpu' or 'cuda', got {asked!r}") from error
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        there = f"finds {count} of them" if count else "finds no CUDA device"
+        raise ValueError(f"device {str(where)!r} was asked for, but torch {there}")
+    try:
+        torch.zeros(1, device=where).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {str(where)!r} was asked for, but torch cannot use it here") from error
+    return where
+
+
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """Return the model's logits `[B, C]` at x `[B, ...]` in eval mode, without a graph.
 
     Raises:
+        RuntimeError: when the model fails.
         TypeError: when the model returns anything but a floating-point tensor.
         ValueError: when the shape is not `[B, C]` with at least two classes.
     """
     with running(model, "eval"), torch.no_grad():
         try:
             out: Any = model(x)
-        except RuntimeError as error:
+        except Exception as error:
             got = f"{list(x.shape)} {x.dtype}".replace("torch.", "")
-            raise RuntimeError(f"the model fails on inputs of {got}: {error}") from error
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise RuntimeError(f"the model fails on inputs of {got}: {said}") from error
     if not isinstance(out, Tensor):
         size = f" of {len(out)}" if isinstance(out, (tuple, list, dict)) else ""
         raise TypeError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustreg import numerics
+from robustreg.attacks import MinimalNorm
 
 Precision = Literal["full", "bf16"]
 
@@ -46,14 +47,27 @@ def as_attacked(model: nn.Module, precision: Precision) -> nn.Module:
     return Reduced(model) if precision == "bf16" else model
 
 
-def lost_in_rounding(logits: Tensor, reduced: Tensor, y: Tensor) -> Tensor:
+def precision_of(attack: object, asked: Precision) -> Precision:
+    """What an attack is run in: one of minimal norm always in full precision.
+
+    It steps onto the boundary, where rounding is all that is left of the margin, and gives the sample itself back where
+    it fails, which does not tell how close it was. On five small networks FAB in bfloat16 left 37 of the 576 samples
+    it did not fool that it fools in full precision.
+    """
+    return "full" if isinstance(attack, MinimalNorm) else asked
+
+
+def lost_in_rounding(points: Tensor, x: Tensor, logits: Tensor, reduced: Tensor, y: Tensor) -> Tensor:
     """Where an attack may have failed for its precision, `[B]` bool: its point is as close to the boundary as rounding
-    lets it see, or beyond it in reduced precision only.
+    lets it see, or beyond it in reduced precision only, or is the sample itself, which tells nothing.
 
     Args:
-        logits: of the attack's points `[B, C]`, in full precision.
+        points: of the attack `[B, ...]`.
+        x: the samples `[B, ...]`.
+        logits: of the points `[B, C]`, in full precision.
         reduced: the same in reduced precision.
         y: labels `[B]`.
     """
     error = (logits - reduced).abs().amax(1)
-    return numerics.margin(logits, y) < _CLOSE * error
+    given_back = (points == x).flatten(1).all(1)
+    return given_back | (numerics.margin(logits, y) < _CLOSE * error)

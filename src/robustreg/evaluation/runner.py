@@ -47,15 +47,15 @@ from robustreg.evaluation.predict import (
     as_found,
     check_clean_logits,
     correct,
+    device_for,
     logits_of,
-    model_device,
     warn_if_gradients_fail,
     warn_if_probabilities,
 )
 from robustreg.evaluation.progress import Progress, reporter
 from robustreg.evaluation.reduced import Precision, check_precision
 from robustreg.evaluation.results import AttackResult, CurvePoint, Evaluation, Score, worst_case
-from robustreg.evaluation.samples import check_labels, gather
+from robustreg.evaluation.samples import Samples, check_labels, gather
 from robustreg.evaluation.work import Work, WorkStore
 from robustreg.files import PathLike
 from robustreg.streams import derive_seed
@@ -150,7 +150,7 @@ def evaluate(
     check_curve(given, roles, curve, curve_attack, curve_samples)
     nearest = nearest_attacks(distances)
     check_distances(nearest, given, distance_samples, samples.x)
-    where = torch.device(device) if device is not None else model_device(model)
+    where = device_for(model, device)
     folder = None if evidence_dir is None else evidence_folder(evidence_dir)
     # Known only now that all options are: hashing takes a pass over weights and data.
     fingerprint = None
@@ -184,10 +184,38 @@ def evaluate(
     evaluation = run.result(complete=True)
     assert evaluation is not None  # clean() has run
     if folder is not None and fingerprint is not None and setting.store is not None:
-        write_evidence(folder, evaluation, run.works, samples, fingerprint)
-        if not any(work.error for work in run.works.values()):  # else another call tries again what failed
-            setting.store.clear()
+        _leave_evidence(folder, evaluation, run.works, samples, fingerprint, setting.store)
     return evaluation
+
+
+def _leave_evidence(
+    folder: Path,
+    evaluation: Evaluation,
+    works: dict[str, Work],
+    samples: Samples,
+    fingerprint: dict[str, str],
+    store: WorkStore,
+) -> None:
+    """Write the evidence, and then only clear the store of unfinished work.
+
+    What was measured is whole by now: a full disk is warned of, and a Ctrl-C brings the evaluation along.
+    """
+    try:
+        write_evidence(folder, evaluation, works, samples, fingerprint)
+        if not any(work.error for work in works.values()):  # else another call tries again what failed
+            store.clear()
+    except KeyboardInterrupt as interrupt:
+        raise EvaluationInterrupted(
+            "evaluation interrupted while its evidence was written: all of it was measured; the same call goes on from "
+            f"what is kept in {folder}",
+            evaluation,
+        ) from interrupt
+    except OSError as error:
+        warnings.warn(
+            f"the evidence cannot be written ({error}): the evaluation is complete, but there is nothing for `verify` "
+            f"to check in {folder}",
+            stacklevel=3,
+        )
 
 
 class _Run:
@@ -221,6 +249,11 @@ class _Run:
             if first == 0:
                 check_labels(samples.y, batch.shape[1])
             check_clean_logits(batch, first)
+            if logits and batch.shape[1] != logits[0].shape[1]:
+                raise ValueError(
+                    f"the model gives {logits[0].shape[1]} logits for sample 0 but {batch.shape[1]} for sample "
+                    f"{first}: the number of classes must not depend on the batch"
+                )
             if first == 0:
                 warn_if_gradients_fail(setting.model, x, samples.y[: len(x)].to(x.device))
             logits.append(batch)

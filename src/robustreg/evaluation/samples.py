@@ -81,14 +81,22 @@ def check_labels(y: Tensor, classes: int) -> None:
 
 
 def _check(x: Tensor, y: Tensor) -> None:
-    if x.ndim == 0 or x.shape[0] == 0 or x.numel() == 0:
+    if x.ndim and x.numel() == 0:
         raise ValueError(f"there are no samples to evaluate on: the inputs have shape {list(x.shape)}")
+    if x.ndim < 2:
+        raise ValueError(
+            f"the inputs must have shape [N, ...], [N, 1] where a sample is a single number, got {list(x.shape)}"
+        )
     if not x.is_floating_point():
-        raise TypeError(f"the inputs must be floating point (pixels in the scale 0-1), got {x.dtype}")
-    if y.is_floating_point() or y.is_complex():
-        raise TypeError(f"the labels must be integers, got {y.dtype}")
+        hint = ": divide by 255" if x.dtype == torch.uint8 else ""
+        raise TypeError(f"the inputs must be floating point (pixels in the scale 0-1), got {x.dtype}{hint}")
     if y.ndim != 1:
-        raise ValueError(f"the labels must have shape [N], one class number a sample, got {list(y.shape)}")
+        hint = ": of one-hot labels take y.argmax(1)" if y.ndim == 2 and y.shape[1] > 1 else ""
+        raise ValueError(
+            f"the labels must have shape [N], one class number a sample, got {list(y.shape)}{hint}"
+        )
+    if y.is_floating_point() or y.is_complex():
+        raise TypeError(f"the labels must be integers, class numbers from 0, got {y.dtype}")
     if len(x) != len(y):
         raise ValueError(f"there are {len(x)} inputs but {len(y)} labels")
 
@@ -110,7 +118,10 @@ def _from_dataset(data: Any) -> tuple[Tensor, Tensor]:
     pairs = [_pair(data[i], i) for i in range(len(data))]
     if not pairs:
         raise ValueError("there are no samples to evaluate on: the dataset is empty")
-    return torch.stack([_tensor(x) for x, _ in pairs]), torch.stack([_tensor(y) for _, y in pairs])
+    xs, ys = [_tensor(x) for x, _ in pairs], [_tensor(y) for _, y in pairs]
+    _check_alike(xs, "sample", 0)
+    _check_alike(ys, "label", 0)
+    return torch.stack(xs), torch.stack(ys)
 
 
 def _from_batches(data: Iterable[Any]) -> tuple[Tensor, Tensor]:
@@ -120,7 +131,20 @@ def _from_batches(data: Iterable[Any]) -> tuple[Tensor, Tensor]:
     for i, (_, y) in enumerate(pairs):
         if _tensor(y).ndim == 0:
             raise ValueError(f"batch {i} has a single number for its labels; expected labels of shape [B]")
-    return torch.cat([_tensor(x) for x, _ in pairs]), torch.cat([_tensor(y) for _, y in pairs])
+    xs, ys = [_tensor(x) for x, _ in pairs], [_tensor(y) for _, y in pairs]
+    _check_alike(xs, "batch", 1)
+    _check_alike(ys, "the labels of batch", 1)
+    return torch.cat(xs), torch.cat(ys)
+
+
+def _check_alike(parts: list[Tensor], what: str, first: int) -> None:
+    """Raise ValueError where the shapes differ, those of batches in more than their length."""
+    for i, part in enumerate(parts):
+        if part.shape[first:] != parts[0].shape[first:] or part.ndim != parts[0].ndim:
+            raise ValueError(
+                f"all samples must have one shape, but {what} 0 has {list(parts[0].shape)} and {what} {i} "
+                f"{list(part.shape)}"
+            )
 
 
 def _pair(item: Any, i: int) -> tuple[Any, Any]:

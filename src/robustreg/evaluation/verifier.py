@@ -23,7 +23,7 @@ from robustreg.evaluation.hashes import data_sha256, model_sha256
 from robustreg.evaluation.packing import fractions
 from robustreg.evaluation.per_class import class_scores
 from robustreg.evaluation.point_checks import Predictor, check_inside, check_predictions, stored_points
-from robustreg.evaluation.predict import as_found, correct, logits_of, model_device
+from robustreg.evaluation.predict import as_found, correct, device_for, logits_of
 from robustreg.evaluation.results import FILE
 from robustreg.evaluation.samples import Samples, gather
 from robustreg.evaluation.verification import Verification
@@ -65,6 +65,7 @@ def verify(
     """
     folder = Path(evidence_dir)
     found = Verification()
+    where = device_for(model, device)
     samples = gather(data).as_model_takes(model)
     try:
         claims = read_claims(folder)
@@ -76,7 +77,6 @@ def verify(
         found.fail("hashes", f"the evidence is about {claims.n} samples, the data have {len(samples)}")
         return found
     tensors = _read_points(found, folder / POINTS, claims)
-    where = torch.device(device) if device is not None else model_device(model)
 
     def predict(x: Tensor) -> Tensor:
         return torch.cat([logits_of(model, part.to(where)).cpu() for part in torch.split(x, batch_size)])
@@ -191,8 +191,8 @@ def _check_points(
     check_inside(found, name, claim.threat, points, index, samples)
     check_predictions(found, name, points, index, samples, model, fooled=True)
     found.points_checked += len(index)
-    if f"{name}.survivors.points" in tensors:
-        kept = stored_points(found, tensors, name, samples, ("survivors.points", "survivors.index"))
+    if f"{name}.survivor_points" in tensors:
+        kept = stored_points(found, tensors, name, samples, ("survivor_points", "survivor_index"))
         if kept is not None:
             check_inside(found, name, claim.threat, kept[0], kept[1], samples)
             check_predictions(found, name, kept[0], kept[1], samples, model, fooled=False)

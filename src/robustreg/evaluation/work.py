@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,6 +89,9 @@ def write_tensors_atomic(path: PathLike, tensors: dict[str, Tensor], metadata: d
     """Write a safetensors file beside its target, force it to the disk, and rename it onto the target.
 
     Written by name, not as bytes in memory: the points of a large evaluation are gigabytes.
+
+    Raises:
+        OSError: it cannot be written, such as on a full disk; what was there before still is.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +103,10 @@ def write_tensors_atomic(path: PathLike, tensors: dict[str, Tensor], metadata: d
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # a full disk, in the words of safetensors
+            raise OSError(f"{target} cannot be written: {error}") from error
         raise
 
 
@@ -109,9 +115,29 @@ class WorkStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._told = False
 
     def save(self, key: str, work: Work, like: Tensor) -> None:
-        """Write the work under its key; `like` `[N, ...]` gives the shape of a point."""
+        """Write the work under its key; `like` `[N, ...]` gives the shape of a point.
+
+        A disk that takes no more must not end hours of work: it is warned of once, and the work goes on in memory. A
+        Ctrl-C that falls here is raised after a second try.
+        """
+        try:
+            self._write(key, work, like)
+        except KeyboardInterrupt:
+            self._write(key, work, like)
+            raise
+        except OSError as error:
+            if not self._told:
+                warnings.warn(
+                    f"unfinished work cannot be kept ({error}): the evaluation goes on, but if it is interrupted, what "
+                    "it found is lost",
+                    stacklevel=5,
+                )
+            self._told = True
+
+    def _write(self, key: str, work: Work, like: Tensor) -> None:
         fooled_index, fooled = joined(work.done(work.fooled), like)
         survivor_index, survivors = joined(work.done(work.survivors), like)
         tensors = {
@@ -134,6 +160,8 @@ class WorkStore:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             parts = {
                 kind: [(tensors[f"{kind}.index"], tensors[f"{kind}.points"])]
+                if len(tensors[f"{kind}.index"])
+                else []
                 for kind in ("fooled", "survivors")
             }
             return Work(
