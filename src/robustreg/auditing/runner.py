@@ -17,7 +17,7 @@ from robustreg.auditing.checks.memory import forgetful
 from robustreg.auditing.finding import SEVERITY, Finding
 from robustreg.auditing.result import Audit
 from robustreg.evaluation.crafting import warn_if_it_covers_the_box
-from robustreg.evaluation.predict import as_found, logits_of, model_device
+from robustreg.evaluation.predict import as_found, device_for, logits_of, model_device
 from robustreg.evaluation.samples import check_labels, gather
 from robustreg.threat import Threat
 
@@ -71,7 +71,7 @@ def audit(
         )
     budget: Budget = THOROUGH if thorough else QUICK
     net = model if isinstance(model, nn.Module) else _Function(model)
-    where = model_device(net) if device is None else torch.device(device)
+    where = device_for(net, device)
     chosen = gather(data).as_model_takes(net)
     count = min(budget.samples if samples is None else samples, len(chosen))
     if count < 1:
