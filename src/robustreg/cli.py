@@ -1,4 +1,4 @@
-"""The command line: `robustreg train | evaluate | audit | compare | leaderboard | report | verify | ...`.
+"""The command line: `robustreg train | adopt | evaluate | audit | compare | leaderboard | report | verify | ...`.
 
 Each command is one file in `commands/`, and imports what it needs when it runs: help and mistyped options
 must answer at once, so nothing here may import torch. Whatever goes wrong ends as one sentence on stderr and
@@ -81,6 +81,7 @@ def app() -> typer.Typer:
     import typer
 
     from robustreg.commands import (
+        adopt,
         audit,
         compare,
         connections,
@@ -106,6 +107,7 @@ def app() -> typer.Typer:
     application.callback()(root.root)
     for module in (
         train,
+        adopt,
         evaluate,
         audit,
         compare,

@@ -81,6 +81,13 @@ def _network(built: Built) -> Network:
     from robustreg.integrations import Network
 
     recipe = built.recipe
+    home, colon, function = recipe.model.name.partition(":")
+    if colon and user_modules.is_file(home):
+        module = home.removesuffix(".py")
+        raise UsageError(
+            f"{recipe.model.name} is built by a file, which others cannot import: make the run again with "
+            f"{module}:{function}, in the folder of {home}"
+        )
     return Network(
         name=recipe.model.name,
         shape=tuple(built.splits.train.shape),

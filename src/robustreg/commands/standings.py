@@ -108,10 +108,12 @@ def _recipe(run: Run) -> str:
 
 def _named(groups: Sequence[Group]) -> list[tuple[str, Group]]:
     often = Counter(group.name for group in groups)
-    return [
-        (group.name if often[group.name] == 1 else f"{group.name} ({_place(group)})", group)
-        for group in groups
-    ]
+    named = []
+    for group in groups:
+        said = [str(_place(group))] if often[group.name] > 1 else []
+        said += ["trained elsewhere"] if any(run.elsewhere for run in group.runs) else []
+        named.append((f"{group.name} ({', '.join(said)})" if said else group.name, group))
+    return named
 
 
 def _place(group: Group) -> Path:

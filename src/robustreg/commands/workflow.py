@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 RECIPE_FILE = "recipe.yaml"
 EVIDENCE = Path("evaluation") / "evidence"
+ADOPTED = """\
+# A network that was trained elsewhere, of which `robustreg adopt` made this run. Data, threat, model and evaluation are
+# its own; objective, optimizer and what else belongs to training say nothing of it and only fill the form.
+"""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def evaluate_run(recipe: Recipe, folder: Path, setting: Setting, *, built: Built
     try:
         evaluation.save(folder / "evaluation")
         # The overrides of `evaluate` are not the run's, and `verify` must look at what was evaluated.
-        write_text_atomic(folder / "evaluation" / RECIPE_FILE, recipe_text(recipe))
+        write_text_atomic(folder / "evaluation" / RECIPE_FILE, recipe_text(recipe, is_adopted(folder)))
     except OSError as error:  # a full disk must not cost what hours have measured
         console().print(f"\n{evaluation.table()}\n", markup=False)
         raise OSError(f"the results above cannot be written: {error}") from error
@@ -187,10 +191,10 @@ def recipe_of(folder: Path, overrides: list[str] | None = None, imports: list[st
     return load_recipe(folder / RECIPE_FILE, overrides or (), imports=imports or ())
 
 
-def recipe_text(recipe: Recipe) -> str:
-    """RUN/recipe.yaml: every key, defaults included."""
-    said = "The fully resolved recipe of this run; `robustreg train` with this file makes it again."
-    return f"# {said}\n{recipe.to_yaml()}"
+def recipe_text(recipe: Recipe, adopted: bool = False) -> str:
+    """RUN/recipe.yaml: every key, defaults included; of a network that was trained elsewhere it says so."""
+    said = "# The fully resolved recipe of this run; `robustreg train` with this file makes it again.\n"
+    return f"{ADOPTED if adopted else said}{recipe.to_yaml()}"
 
 
 def is_evaluated(folder: Path) -> bool:
@@ -207,6 +211,17 @@ def status_of(folder: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return str(content.get("status")) if isinstance(content, dict) else None
+
+
+def is_adopted(folder: Path) -> bool:
+    """Whether the folder is a run of a network that was trained elsewhere."""
+    from robustreg.files import read_json
+
+    try:
+        content = read_json(folder / "run.json")
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("trained") == "elsewhere"
 
 
 def _save_examples(folder: Path, net: nn.Module, test: ArrayData, built: Built) -> None:

@@ -22,6 +22,12 @@ def is_file(entry: str) -> bool:
     return entry.endswith(".py")
 
 
+def module_name(path: Path) -> str:
+    """What the module of a file is called: one for each, so that two files of the same name shadow nothing."""
+    resolved = path.resolve()
+    return f"robustreg_import_{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}_{resolved.stem}"
+
+
 def load(imports: Iterable[str]) -> None:
     """Import each file or module once, so that its `@register` lines run.
 
@@ -47,9 +53,7 @@ def _load_module(name: str) -> None:
 
 
 def _load_file(path: Path) -> None:
-    resolved = path.resolve()
-    # One module for each file, whatever its folder: two files of the same name must not shadow each other.
-    name = f"robustreg_import_{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}_{resolved.stem}"
+    resolved, name = path.resolve(), module_name(path)
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, resolved)
@@ -57,8 +61,12 @@ def _load_file(path: Path) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up while it is executed
+    folder = str(resolved.parent)
+    sys.path.insert(0, folder)  # a file finds those beside it, as it does for `python FILE`
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        sys.path.remove(folder)

@@ -27,16 +27,23 @@ def build_net(recipe: Recipe, shape: tuple[int, ...], classes: int, builder: Bui
     options = named_options("model", recipe.model.name, recipe.model.options, builder)
     publish("model")
     modules = [entry for entry in recipe.imports if not user_modules.is_file(entry)]
+    files = {
+        Path(e).name: user_modules.module_name(Path(e)) for e in recipe.imports if user_modules.is_file(e)
+    }
+    source, colon, function = recipe.model.name.partition(":")
     try:
         return models.build(
-            recipe.model.name,
+            f"{files.get(source, source)}{colon}{function}",
             shape=shape,
             seed=recipe.seed,
-            allow_modules=modules,
+            allow_modules=[*modules, *files.values()],
             **{"num_classes": classes, **options},
         )
     except (ValueError, TypeError) as error:
-        return builder.refuse(("model",), f"cannot be built: {error}")
+        told = str(error)
+        for file, module in files.items():  # under the name that the recipe has for it
+            told = told.replace(module, file)
+        return builder.refuse(("model",), f"cannot be built: {told}")
 
 
 def start_from(net: nn.Module, run: str, path: KeyPath, builder: Builder) -> None:

@@ -129,6 +129,20 @@ def load_exported(folder: PathLike, identifier: str | None = None) -> nn.Module:
         FileNotFoundError: there is none, or none of that name.
         ValueError: several, damaged files, or a network that cannot be built here.
     """
+    network, weights = read_exported(folder, identifier)
+    try:
+        state = safetensors.torch.load_file(weights)
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is no safetensors file: {error}") from error
+    net = network.build()
+    _check_same(net, state, str(weights))
+    net.load_state_dict(state)
+    low, high = network.bounds
+    return (net if (low, high) == (0.0, 1.0) else FromUnitInterval(net, low, high)).eval()
+
+
+def read_exported(folder: PathLike, identifier: str | None = None) -> tuple[Network, Path]:
+    """Return how an exported network is built, and the file of its weights; arguments and errors of `load_exported`."""
     described = _described(Path(folder), identifier)
     values = read_json(described)
     weights = described.with_name(described.name.removesuffix(SUFFIX) + ".safetensors")
@@ -149,14 +163,7 @@ def load_exported(folder: PathLike, identifier: str | None = None) -> nn.Module:
         raise ValueError(f"{described} describes no network: {type(error).__name__} {error}") from error
     if sha256_file(weights) != digest:
         raise ValueError(f"{weights} is damaged: its bytes are not those that were exported (other sha256)")
-    try:
-        state = safetensors.torch.load_file(weights)
-    except SafetensorError as error:
-        raise ValueError(f"{weights} is no safetensors file: {error}") from error
-    net = network.build()
-    _check_same(net, state, str(weights))
-    net.load_state_dict(state)
-    return (net if (low, high) == (0.0, 1.0) else FromUnitInterval(net, low, high)).eval()
+    return network, weights
 
 
 def _described(folder: Path, identifier: str | None) -> Path:

@@ -131,6 +131,8 @@ def _own(
     context = {"shape": None if shape is None else tuple(shape), "seed": seed, "normalize": normalize}
     context.update(_context(name, known, shape, options))
     given = {key: value for key, value in context.items() if key in known}
+    if "num_classes" not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        options = {key: value for key, value in options.items() if key != "num_classes"}
     with construction(seed):
         net = factory(**{**given, **options})
     if not isinstance(net, nn.Module):

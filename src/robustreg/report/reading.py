@@ -131,6 +131,11 @@ class Run:
         return status if status in ("finished", "running", "interrupted", "failed") else "unknown"
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether the network was trained elsewhere, and only taken over for this run."""
+        return self.info.get("trained") == "elsewhere"
+
+    @property
     def label(self) -> str:
         """Name and seed."""
         return self.name if self.seed is None else f"{self.name}, seed {self.seed}"

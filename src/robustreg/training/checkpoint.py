@@ -88,6 +88,15 @@ def write(folder: PathLike, content: dict[str, Any]) -> Path:
     return target
 
 
+def write_weights(folder: PathLike, net: nn.Module) -> Path:
+    """Write a network's weights alone as a checkpoint folder: to load, not to resume from."""
+    tensors, values = tree.pack({})
+    meta = {"format": FORMAT, "step": 0, "epoch": 0, "scores": {}, "averaged": False, "state": values}
+    weights, _ = tree.pack(net.state_dict())
+    named = {name.removeprefix("/"): tensor for name, tensor in weights.items()}
+    return write(folder, {"weights": named, "tensors": tensors, "meta": meta})
+
+
 # Reading
 
 

@@ -20,7 +20,8 @@ def reproduce(groups: Sequence[Group], compared: bool) -> dict[str, Any]:
 
 def _block(group: Group, compared: bool) -> dict[str, Any]:
     run = next((run for run in group.runs if run.recipe is not None), group.runs[0])
-    commands = [f"robustreg train {_path(run, 'recipe.yaml', compared)}"]
+    again = "evaluate" if run.elsewhere else "train"
+    commands = [f"robustreg {again} {_path(run, '' if run.elsewhere else 'recipe.yaml', compared)}"]
     if run.has_evidence:
         commands.append(f"robustreg verify {_path(run, '', compared)}")
     others = [str(r.seed) for r in group.runs if r is not run and r.seed is not None]

@@ -40,7 +40,7 @@ def summary(runs: Sequence[Run], groups: Sequence[Group], compared: bool) -> dic
     facts = [*own, *_facts(runs), *_times(run)]
     return {
         "sentence": _run_sentence(run),
-        "status": run.status,
+        "status": _status(run),
         "figures": figures,
         "facts": [(name, value) for name, value in facts if value and name not in shown],
         "runs": [],
@@ -59,11 +59,12 @@ def problems(runs: Sequence[Run], others: Sequence[str], compared: bool) -> list
 
 
 def _run_sentence(run: Run) -> str:
-    words = f"{run.name} is {_STATUS[run.status]}"
+    what = "a network that was trained elsewhere" if run.elsewhere else _STATUS[run.status]
+    words = f"{run.name} is {what}"
     if model := _name_of(run.info.get("model")):
-        words += f" of the model {model}"
+        words += f", the model {model}" if run.elsewhere else f" of the model {model}"
     if data := _name_of(run.info.get("data")):
-        words += f" on {data}"
+        words += f", looked at on {data}" if run.elsewhere else f" on {data}"
     return f"{words}, {_evaluated([run])}."
 
 
@@ -117,6 +118,7 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     readers: dict[str, Callable[[Run], str]] = {
         "Objective": lambda run: _text(run.info.get("objective")) if len(runs) == 1 else "",
         "Model": lambda run: fmt.describe(run.info.get("model") or ""),
+        "Weights": _weights,
         "Parameters": lambda run: _count(run.info.get("parameters")),
         "Data": lambda run: _data(run.info.get("data")),
         "Threat": _threats,
@@ -145,11 +147,25 @@ def _run_row(run: Run, colour: int) -> dict[str, Any]:
         "name": run.name,
         "colour": colour,
         "seed": fmt.UNKNOWN if run.seed is None else str(run.seed),
-        "status": run.status,
+        "status": _status(run),
         "took": fmt.duration(run.info.get("started"), run.info.get("finished")),
         "objective": _text(run.info.get("objective")) or fmt.UNKNOWN,
         "folder": run.folder.name,
     }
+
+
+def _status(run: Run) -> str:
+    return "trained elsewhere" if run.elsewhere else run.status
+
+
+def _weights(run: Run) -> str:
+    """The file that a network of elsewhere was taken from."""
+    file = run.info.get("weights")
+    if not run.elsewhere:
+        return ""
+    if not isinstance(file, dict):
+        return "those that the model's function brings"
+    return f"{file.get('file')} (sha256 {str(file.get('sha256'))[:12]}), trained elsewhere"
 
 
 def _threats(run: Run) -> str:

@@ -1,0 +1,243 @@
+"""`robustreg adopt`: a network that was trained elsewhere becomes a run, on which all other commands work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from robustreg.cli import main
+from robustreg.data import load
+
+MODELS = """\
+import torch
+from torch import nn
+from beside import WIDTH
+
+
+class Net(nn.Module):
+    def __init__(self, width=WIDTH):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(64, width), nn.Linear(width, 10)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.hidden(x.flatten(1))))
+
+
+def build():
+    return Net()
+
+
+def few():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def broken():
+    net = Net()
+    nn.init.constant_(net.out.bias, float("nan"))
+    return net
+"""
+MEAN, STD = 0.3053, 0.3760
+FEW = ["--no-progress", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a network's code and the weights that a few steps of ordinary torch left."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "their_models.py").write_text(MODELS)
+    (folder / "beside.py").write_text("WIDTH = 24\n")
+    x, y = load("digits").train[:]
+    torch.manual_seed(0)
+    hidden, out = torch.nn.Linear(64, 24), torch.nn.Linear(24, 10)
+    net = torch.nn.Sequential(torch.nn.Flatten(), hidden, torch.nn.ReLU(), out)
+    optimiser = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(60):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(net((x - MEAN) / STD), y).backward()
+        optimiser.step()
+    state = {
+        f"{name}.{key}": value
+        for name, layer in (("hidden", hidden), ("out", out))
+        for key, value in layer.state_dict().items()
+    }
+    torch.save({"epoch": 60, "state_dict": {f"module.{k}": v for k, v in state.items()}}, folder / "w.pt")
+    save_file(state, folder / "w.safetensors")
+    torch.save({"epoch": 60, "mine": state}, folder / "other_key.pt")
+    torch.save(net, folder / "whole.pt")
+    (folder / "short.pt").write_bytes((folder / "w.pt").read_bytes()[:2000])
+    return folder
+
+
+@pytest.fixture
+def adopted(elsewhere: Path, tmp_path: Path) -> Path:
+    assert adopt(elsewhere, "w.pt", tmp_path / "theirs") == 0
+    return tmp_path / "theirs"
+
+
+def adopt(home: Path, weights: str, run: Path, *more: str, function: str = "build") -> int:
+    words = ["adopt", f"{home / 'their_models.py'}:{function}", "--weights", str(home / weights)]
+    words += ["--threat", "linf:1/20", "--run-dir", str(run), "--threads", "1"]
+    return main([*words, *([] if "--normalize" in more else ["--normalize", "digits"]), *more])
+
+
+def test_every_command_works_on_it(adopted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(adopted)
+    assert main(["evaluate", run, "evaluation.samples=60", *FEW]) == 0
+    table = capsys.readouterr().out
+    assert "linf, eps 0.05, 60 samples" in table
+    assert main(["verify", run, "--threads", "1"]) == 0
+    assert main(["leaderboard", run]) == 0
+    assert "theirs (trained elsewhere)" in capsys.readouterr().out
+    assert main(["report", run]) == 0
+    page = (adopted / "report.html").read_text()
+    assert (
+        "theirs is a network that was trained elsewhere, the model their_models.py:build, looked at on"
+        in page
+    )
+    assert "w.pt (sha256" in page
+    assert "robustreg evaluate ." in page
+    assert "robustreg train" not in page
+    assert main(["connections", run, "--samples", "2", "--claims", "I1", "--distances", "0"]) == 0
+    for file in (adopted / "recipe.yaml", adopted / "evaluation" / "recipe.yaml"):
+        assert file.read_text().startswith("# A network that was trained elsewhere")
+    assert json.loads((adopted / "run.json").read_text())["trained"] == "elsewhere"
+
+
+@pytest.mark.parametrize("weights", ["w.safetensors", "other_key.pt"])
+def test_weights_in_other_files_are_the_same(
+    elsewhere: Path, adopted: Path, tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--key", "mine"] if weights == "other_key.pt" else []
+    assert adopt(elsewhere, weights, tmp_path / "again", *more) == 0
+    assert "clean accuracy 9" in capsys.readouterr().out
+    one, other = (
+        load_file(f / "checkpoints/last/weights.safetensors") for f in (adopted, tmp_path / "again")
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_accuracy_is_that_of_ordinary_torch(
+    elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adopt(elsewhere, "w.pt", tmp_path / "run") == 0
+    x, y = load("digits").test[:]
+    state = load_file(elsewhere / "w.safetensors")
+    z = torch.relu((x.flatten(1) - MEAN) / STD @ state["hidden.weight"].T + state["hidden.bias"])
+    right = (z @ state["out.weight"].T + state["out.bias"]).argmax(1) == y
+    assert f"clean accuracy {100 * float(right.double().mean()):.2f} %" in capsys.readouterr().out
+
+
+def test_training_starts_from_it_but_does_not_make_it_again(
+    elsewhere: Path, adopted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in (adopted, adopted / "recipe.yaml"):
+        assert main(["train", str(given)]) == 2
+        assert f"{adopted} holds a network that was trained elsewhere" in capsys.readouterr().err
+    model = [
+        "model={name: 'their_models.py:build', normalize: digits}",
+        "--import",
+        str(elsewhere / "their_models.py"),
+    ]
+    quick = [
+        "epochs=1",
+        "validation.size=0",
+        "optimizer.lr=1.0e-9",
+        "evaluation.samples=60",
+        "evaluation.curve=[]",
+    ]
+    words = ["train", "plain", f"start={adopted}", *model, *quick, "--run-dir", str(tmp_path / "tuned"), *FEW]
+    assert main(words) == 0
+    one, other = (
+        load_file(f / "checkpoints/last/weights.safetensors") for f in (adopted, tmp_path / "tuned")
+    )
+    assert all(torch.allclose(one[key], other[key], atol=1e-5) for key in one)
+
+
+def test_an_exported_network_comes_back(
+    elsewhere: Path, tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(trained), "--to", str(tmp_path / "zoo")]) == 0
+    assert (
+        main(["adopt", str(tmp_path / "zoo"), "--threat", "l2:0.5", "--run-dir", str(tmp_path / "run")]) == 0
+    )
+    one, other = (load_file(f / "checkpoints/last/weights.safetensors") for f in (trained, tmp_path / "run"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("weights", "more", "function", "code", "sentence"),
+    [
+        ("none.pt", (), "build", 1, "there is no file of weights"),
+        ("whole.pt", (), "build", 1, "holds Python objects beside tensors, which are not loaded"),
+        ("their_models.py", (), "build", 1, "their_models.py is no file that torch.save wrote"),
+        ("other_key.pt", (), "build", 1, "say under which of its keys: epoch, mine"),
+        (
+            "w.pt",
+            ("--key", "epoch"),
+            "build",
+            1,
+            "no state dict under the key 'epoch'; it has: epoch, state_dict",
+        ),
+        (
+            "w.pt",
+            ("model.width=8",),
+            "Net",
+            1,
+            "hidden.weight has the shape [24, 64] there and [8, 64] in the network",
+        ),
+        (
+            "w.pt",
+            (),
+            "few",
+            1,
+            "2 of the network's 2 tensors are missing there (1.weight, 1.bias) and 4 tensors there are not in the "
+            "network (module.hidden.weight, module.hidden.bias, module.out.weight and 1 more)",
+        ),
+        ("short.pt", (), "build", 1, "short.pt is damaged or cut short: torch.load cannot read it"),
+        ("w.pt", (), "nothing", 2, "their_models.py has no function 'nothing'"),
+        ("w.pt", ("--threat", "linf"), "build", 2, "--threat should be NORM:EPS, such as linf:8/255"),
+        (
+            "w.pt",
+            ("--data", "digit"),
+            "build",
+            2,
+            "names an unknown data set 'digit'; did you mean 'digits'?",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told_and_leaves_nothing(
+    elsewhere: Path,
+    tmp_path: Path,
+    weights: str,
+    more: tuple[str, ...],
+    function: str,
+    code: int,
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert adopt(elsewhere, weights, tmp_path / "run", *more, function=function) == code
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_brings_its_weights_and_what_it_gives_is_looked_at(
+    elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--threat", "linf:0.1", "--run-dir", str(tmp_path / "run")]
+    home = elsewhere / "their_models.py"
+    assert main(["adopt", f"{home}:few", *words]) == 2
+    assert "the network has 3 classes, but the data have 10" in capsys.readouterr().err
+    assert main(["adopt", f"{home}:broken", *words]) == 1
+    assert "gives NaN logits for the clean sample 0" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main(["adopt", f"{home}:build", *words]) == 0
+    assert "is no better than guessing: are the inputs standardised" in capsys.readouterr().err
+    assert main(["adopt", f"{home}:build", *words]) == 2
+    assert "is there already" in capsys.readouterr().err
