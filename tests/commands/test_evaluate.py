@@ -104,3 +104,18 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(
     assert list((kept / "unfinished").iterdir())
     assert main(["evaluate", str(trained), *words, *FEW]) == 0
     assert not (kept / "unfinished").exists()
+
+
+def test_a_full_disk_leaves_the_table_and_an_exit_code(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Evaluation, folder: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluation, "save", full)
+        assert main(["evaluate", str(trained), "evaluation.attacks=[fgsm]", *FEW]) == 1
+    out, err = capsys.readouterr()
+    assert "worst case" in out
+    assert err == "robustreg: the results above cannot be written: [Errno 28] No space left on device\n"
+    assert main(["evaluate", str(trained), "evaluation.attacks=[fgsm]", *FEW]) == 0

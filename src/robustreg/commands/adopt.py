@@ -76,10 +76,7 @@ def adopt(
             show_default=False,
         ),
     ] = None,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option("--run-dir", help="The run's folder; runs/NAME by default.", show_default=False),
-    ] = None,
+    run_dir: options.RunDir = None,
     data_dir: options.DataDir = None,
     imports: options.Imports = None,
     device: options.Device = "auto",

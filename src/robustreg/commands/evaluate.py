@@ -38,4 +38,5 @@ def evaluate(
     if per_class:
         out.print(f"{evaluation.class_table()}\n")
     out.print(f"results:  {run / 'evaluation' / 'evaluation.json'}")
-    out.print(f"evidence: {run / workflow.EVIDENCE}")
+    if (run / workflow.EVIDENCE / "manifest.json").is_file():  # a full disk has none, which was warned of
+        out.print(f"evidence: {run / workflow.EVIDENCE}")

@@ -38,3 +38,7 @@ Threads = Annotated[
 ]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Print no progress.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+RunDir = Annotated[
+    Path | None,
+    typer.Option("--run-dir", help="The run's folder; runs/NAME by default.", show_default=False),
+]

@@ -28,10 +28,7 @@ def train(
         ),
     ],
     overrides: options.Overrides = None,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option("--run-dir", help="The run's folder; runs/NAME by default.", show_default=False),
-    ] = None,
+    run_dir: options.RunDir = None,
     data_dir: options.DataDir = None,
     imports: options.Imports = None,
     device: options.Device = "auto",
