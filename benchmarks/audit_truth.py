@@ -1,4 +1,4 @@
-"""What the models of the audit's confusion table hide, measured apart from the audit; one JSON file.
+"""What the models of the audit's second and third round hide, measured apart from the audit; one JSON file.
 
     python benchmarks/audit_truth.py [--seeds 3] [--out results/audit_confusion/truth.json]
 
@@ -82,7 +82,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = read_json(given.out)["models"] if given.out.is_file() else []
-    for job in jobs(["digits"], given.seeds, [*LATER_KINDS, "planted", "held_out"]):
+    for job in jobs(["digits"], given.seeds, list(LATER_KINDS)):
         if any(job.items() <= row.items() for row in rows):
             continue
         started = time.perf_counter()

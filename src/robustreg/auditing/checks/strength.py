@@ -16,7 +16,7 @@ from robustreg.auditing.statistics import Estimate, share
 from robustreg.evaluation.predict import correct
 from robustreg.points import CLEAN, Steepest
 
-_GAP, _GAP_MASKED, _WITHSTANDS = 0.3, 0.5, 0.5
+_GAP, _GAP_MASKED, _WITHSTANDS = 0.3, 0.5, 2 / 3
 _MORE, _MORE_MASKED, _LOSS, _LOSS_MASKED = 0.10, 0.3, 0.15, 0.3
 _RANDOM = "The model is random, so comparing single attacks says nothing; see the averaging attack."
 _FULL, _FULL_MASKED, _RISE, _FALL = 0.05, 0.2, 0.10, 0.25
@@ -32,7 +32,8 @@ _MILDER: dict[Concern, Concern] = {"none": "none", "suspicious": "notice", "mask
     advice="Judge the model by multi-step attacks only. In training, use several steps, a noisier start or a penalty "
     "such as GradAlign, or watch for the collapse with CatastrophicOverfittingGuard.",
     source="Wong et al. 2020 and Andriushchenko and Flammarion 2020, catastrophic overfitting; thresholds ours, "
-    "against sound models in results/audit_confusion; suspicious only if most samples withstand the single step",
+    "against sound models in results/audit_confusion; suspicious only if two thirds of the samples withstand "
+    "the single step",
     weight=82,
     threshold=_GAP,
     decisive=_GAP_MASKED,
@@ -57,7 +58,7 @@ def single_step(case: Case) -> Measured:
     )
     concern = graded(found, _GAP, _GAP_MASKED)
     if concern == "suspicious" and share(~fgsm.fooled).low <= _WITHSTANDS:
-        concern = "notice"  # it withstands no single step either: one step is just weaker than many
+        concern = "notice"  # it does not withstand the single step: one step is just weaker than many
     return Measured(said, concern, found, plot)
 
 
