@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from robustreg.heap import keep_heap
 from robustreg.losses import Loss, check_labels, check_loss, needs_labels
 from robustreg.modes import Mode, Model, check_mode, out_of_inference
 from robustreg.streams import Stream, content_key, derive_seed
@@ -159,6 +160,7 @@ class Point:
             threat.check_input(x)
         if at_once is not None and not self.refills:
             raise ValueError(f"{type(self).__name__} takes all samples together: leave at_once out")
+        keep_heap()
         with out_of_inference(x, y) as (x, y):
             stream = Stream.from_generator(generator)
             probe = Probe(

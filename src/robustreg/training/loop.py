@@ -21,6 +21,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from robustreg.heap import keep_heap
 from robustreg.module import ObjectiveModule
 from robustreg.training import random_state
 from robustreg.training.batches import Batches
@@ -93,6 +94,7 @@ class Trainer:
     def fit(self) -> Trainer:
         """Train until done or until `stop` is called. Handlers hear of an error before it passes through."""
         self.status = "running"
+        keep_heap()
         try:
             self.emit("start")
             while self.step < self.total and not self._asked_to_stop():
