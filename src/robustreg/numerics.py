@@ -216,13 +216,17 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: wrong shapes, labels that are not integers, fewer than two classes.
     """
-    loss = -margin(logits, y)
-    logits = upcast(logits)
-    if logits.shape[1] < 4:
-        return loss
-    top = logits.topk(3, dim=1).values
-    spread = top[:, 0] - top[:, 2]
-    return loss / torch.where(spread < torch.finfo(spread.dtype).tiny, 1.0, spread)
+    if logits.shape[-1] < 4:
+        return -margin(logits, y)
+    logits, y = _logits_and_labels(logits, y)
+    unlabelled = y == UNLABELLED
+    own = y.masked_fill(unlabelled, 0).unsqueeze(1)
+    top = logits.topk(3, dim=1)
+    first, second, third = top.values.unbind(1)
+    other = torch.where(top.indices[:, 0] == own.squeeze(1), second, first)
+    gap, spread = other - logits.gather(1, own).squeeze(1), first - third
+    loss = gap / torch.where(spread < torch.finfo(spread.dtype).tiny, 1.0, spread)
+    return torch.where(unlabelled, 0.0, loss)
 
 
 def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
