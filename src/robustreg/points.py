@@ -139,14 +139,15 @@ class Point:
             noise: the draws of the random points inside, as ``draw_per_sample`` makes them.
             found: called with the places ``[b]`` of samples, and their points ``[b, ...]``, as soon as a long search
                 has fooled the model there: what an interruption need not cost. Not every point calls it.
-            at_once: how many samples go through the model together, for points that say ``refills``; all by default.
+            at_once: how many samples go through the model together; all by default. Only points that say ``refills``
+                take more of them than that.
 
         Returns:
             The points ``[B, ...]``, without a graph, of x's dtype and device.
 
         Raises:
             ValueError: inputs outside the threat's bounds or not finite; labels missing or of the wrong shape;
-                ``at_once`` for a point that takes all samples together.
+                more samples than ``at_once`` for a point that takes all together.
             TypeError: inputs or labels of the wrong type.
         """
         from robustreg.probe import Probe, check_samples
@@ -158,8 +159,10 @@ class Point:
             raise ValueError(f"{type(self).__name__} needs labels y to attack with the loss that it climbs")
         for threat in dict.fromkeys(self.threats()):
             threat.check_input(x)
-        if at_once is not None and not self.refills:
-            raise ValueError(f"{type(self).__name__} takes all samples together: leave at_once out")
+        if at_once is not None and len(x) > at_once and not self.refills:
+            raise ValueError(
+                f"{type(self).__name__} takes all samples together: give it at most {at_once}, or leave at_once out"
+            )
         keep_heap()
         with out_of_inference(x, y) as (x, y):
             stream = Stream.from_generator(generator)

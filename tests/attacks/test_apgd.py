@@ -431,7 +431,7 @@ def test_leaving_early_gives_the_same_verdict_for_every_sample(threat: rr.Threat
 
 @EACH_ATTACK
 def test_the_work_shrinks(attack: Any, classifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portions, "rows_at_once", lambda features: 1)  # one target after the other
+    monkeypatch.setattr(portions, "rows_at_once", lambda probe: 1)  # one target after the other
     net, x, y = classifier(5)
     sizes: list[int] = []
     handle = net.register_forward_hook(lambda m, inputs, z: sizes.append(len(z)))

@@ -63,7 +63,7 @@ def test_targets_side_by_side_are_targets_one_after_the_other(
 ) -> None:
     net, x, y = classifier(5)
     together, few = run(attack, net, x, y)
-    monkeypatch.setattr(portions, "rows_at_once", lambda features: 1)
+    monkeypatch.setattr(portions, "rows_at_once", lambda probe: 1)
     one_by_one, many = run(attack, net, x, y)
     torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-9)
     assert few < many
@@ -75,7 +75,7 @@ def test_minimal_norms_too(norm: str, classifier: Any, monkeypatch: pytest.Monke
     net, x, y = classifier(5)
     attack = FAB(rr.Threat(norm, 0.1), steps=8)
     together = attack.minimal(net, x, y)[1]
-    monkeypatch.setattr(portions, "rows_at_once", lambda features: 1)
+    monkeypatch.setattr(portions, "rows_at_once", lambda probe: 1)
     torch.testing.assert_close(together, attack.minimal(net, x, y)[1])
 
 
@@ -106,13 +106,10 @@ WAITING = [
 
 
 @pytest.mark.parametrize("attack", WAITING, ids=lambda a: f"{type(a).__name__}-{a.threat.name}")
-def test_samples_that_wait_are_attacked_as_the_others(
-    attack: rr.Point, classifier: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_that_wait_are_attacked_as_the_others(attack: rr.Point, classifier: Any) -> None:
     net, x, y = classifier(5)
     noise = draw_per_sample(attack, x, list(range(len(x))))
     whole = attack(net, x, y, noise=noise)
-    monkeypatch.setattr(portions, "rows_at_once", lambda features: 1)  # a target is one row, too
     told: dict[int, Tensor] = {}
 
     def keep(rows: Tensor, points: Tensor) -> None:
@@ -173,5 +170,7 @@ def test_portions_of_a_network_that_draws_numbers_do_not_draw_the_same(classifie
 def test_who_takes_all_samples_together_says_so(attack: rr.Point, classifier: Any) -> None:
     net, x, y = classifier(5)
     assert not attack.refills
-    with pytest.raises(ValueError, match="takes all samples together: leave at_once out"):
+    with pytest.raises(
+        ValueError, match="takes all samples together: give it at most 10, or leave at_once out"
+    ):
         attack(net, x, y, at_once=10)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustreg.attacks import APGD, PGD
+from robustreg.attacks import APGD, APGDT, FAB, PGD, Square
 from robustreg.evaluation import Progress, attack_run, evaluate, wilson
 from robustreg.evaluation.crafting import Crafter, describe, lies_within, named
 from robustreg.points import FGSM, Clean, Gaussian, Steepest, Uniform
@@ -229,6 +229,19 @@ def test_batches_are_filled_again_while_an_attack_goes_on(net, images, monkeypat
     assert 0 < refilled.worst_case.correct < 10 < 30 < refilled.clean.correct
     assert most == 5
     assert calls < 0.8 * len(rows)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_no_call_of_the_model_sees_more_rows_than_a_batch(net, images, norm):
+    """Neither where samples have several targets or queries: whoever asks for small batches has a small memory."""
+    threat = Threat(norm, {"linf": 0.15, "l2": 0.4, "l1": 1.0}[norm])
+    attacks = [APGDT(threat, steps=3), FAB(threat, steps=3), Square(threat, queries=30)]
+    rows = []
+    handle = net.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    evaluation = evaluate(net, images, attacks, threat, batch_size=5)
+    handle.remove()
+    assert 0 < evaluation.worst_case.correct < evaluation.clean.correct
+    assert max(rows) == 5
 
 
 def test_every_sample_has_its_own_noise(net):

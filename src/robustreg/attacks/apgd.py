@@ -205,7 +205,7 @@ class APGDT(APGD):
             index = search.standing()
             at_once = 1
             if search.leaves:
-                at_once = climbs_at_once(index.numel(), probe.x[:1].numel(), len(starts) - k)
+                at_once = climbs_at_once(probe, index.numel(), len(starts) - k)
             goals = [targets[:, number // self.restarts] for number in range(k, k + at_once)]
             if at_once == 1:
                 loss = outspoken(towards(self.loss, y, goals[0]), self.loss)

@@ -89,7 +89,7 @@ class FAB(MinimalNorm):
                 return
             at_once = 1
             if self.restarts == 1 and self.mode == "eval":  # a random start depends on what was found before
-                at_once = climbs_at_once(rows.numel(), probe.x[:1].numel(), len(climbs) - number)
+                at_once = climbs_at_once(probe, rows.numel(), len(climbs) - number)
             if at_once == 1:
                 self._climb(probe, rows, climbs[number // self.restarts], closest, bounded, number)
             else:

@@ -16,17 +16,22 @@ a time took a quarter less than 256."""
 _ROWS, _SMALL = 256, 1 << 15
 
 
-def rows_at_once(features: int) -> int:
+def rows_at_once(probe: Probe) -> int:
     """So many rows go together at most where each of a few samples has several, its targets or its queries.
 
     256, and more of small inputs, 512 of 64 values: what each run of the network costs besides its rows counts there.
+    Whoever wants fewer than 256 samples together has a reason, and gets no more rows either.
     """
-    return max(_ROWS, _SMALL // max(features, 1))
+    most = probe.at_once
+    if most is not None and most < _ROWS:
+        return most
+    return max(_ROWS, _SMALL // max(probe.x[:1].numel(), 1))
 
 
-def climbs_at_once(rows: int, features: int, climbs: int) -> int:
+def climbs_at_once(probe: Probe, rows: int, climbs: int) -> int:
     """How many climbs of a few samples (their targets) go together: as many as make one portion of a batch."""
-    return max(1, min(climbs, _AT_ONCE // max(rows * features, 1), rows_at_once(features) // max(rows, 1)))
+    features = max(probe.x[:1].numel(), 1)
+    return max(1, min(climbs, _AT_ONCE // max(rows * features, 1), rows_at_once(probe) // max(rows, 1)))
 
 
 def side_by_side(probe: Probe, rows: Tensor, climbs: int) -> Probe:

@@ -90,7 +90,7 @@ class _Search:
         self._attack, self._probe = attack, probe
         self._moves: Moves = (Corners if attack.threat.norm == math.inf else Bumps)(attack.threat)
         self._image = _image(probe.x.shape[1:])
-        self._together = rows_at_once(self._image.numel())
+        self._together = rows_at_once(probe)
         x, labelled = probe.x, probe.y is not None and needs_labels(attack.loss)
         self._leave = labelled and attack.mode == "eval"
         self.found = x.clone()

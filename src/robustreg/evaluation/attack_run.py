@@ -219,7 +219,12 @@ def _attacked(
     def craft(on: nn.Module, rows: Tensor) -> Tensor:
         with torch.enable_grad():
             return member.craft(
-                on, x[rows].clone(), y[rows].clone(), caught.indices[rows.cpu()], caught.among(rows), size
+                on,
+                x[rows].clone(),
+                y[rows].clone(),
+                caught.indices[rows.cpu()],
+                caught.among(rows),
+                setting.batch_size,
             )
 
     x_adv = craft(lent, torch.arange(len(x), device=x.device))

@@ -149,7 +149,7 @@ class Crafter:
         """Return the adversarial points for x `[B, ...]`, y `[B]`; `indices` `[B]` number the samples.
 
         A long search of this library calls `found` with rows and points as soon as it has fooled the model there.
-        An attack that `refills` takes `at_once` of the samples through the model together, and the next as those leave.
+        A point takes `at_once` samples through the model together; where it `refills`, the next as those leave.
 
         Raises:
             TypeError: when the attack returns no tensor or one of another dtype.
@@ -168,7 +168,7 @@ class Crafter:
                 generator=generator,
                 noise=noise,
                 found=found,
-                at_once=at_once if self.refills else None,
+                at_once=at_once,
             )
             return self._checked(x_adv, x)
         with global_seed(x.device, seed):

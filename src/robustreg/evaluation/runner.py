@@ -109,7 +109,8 @@ def evaluate(
             own and reported as "other threat"; one whose `threat` is None is "no threat"; neither enters the
             worst case.
         seed: all random starts derive from it, the attack's name and the sample's index, not the batch size.
-        batch_size: samples per call of the model and of the attacks.
+        batch_size: samples per call of the model and of the attacks; from 256 on, 512 targets or queries of small
+            inputs.
         device: where to run; the model's own device by default.
         sequential: run each attack only on the samples that are still standing. Cheaper, same worst case, but
             an attack's own accuracy is then what was left after it.
