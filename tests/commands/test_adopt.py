@@ -68,6 +68,8 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(state, folder / "w.safetensors")
     torch.save({"epoch": 60, "mine": state}, folder / "other_key.pt")
     torch.save(net, folder / "whole.pt")
+    torch.save({"state_dict": state, "ema": state, "optimizer": {}}, folder / "two.pt")
+    torch.jit.trace(net, x[:2]).save(folder / "script.pt")
     (folder / "short.pt").write_bytes((folder / "w.pt").read_bytes()[:2000])
     return folder
 
@@ -197,6 +199,14 @@ def test_an_exported_network_comes_back(
             1,
             "2 of the network's 2 tensors are missing there (1.weight, 1.bias) and 4 tensors there are not in the "
             "network (module.hidden.weight, module.hidden.bias, module.out.weight and 1 more)",
+        ),
+        ("two.pt", (), "build", 1, "several state dicts, state_dict, ema: say which is meant by its key"),
+        (
+            "script.pt",
+            (),
+            "build",
+            1,
+            "script.pt is a TorchScript archive, code and weights: give a function",
         ),
         ("short.pt", (), "build", 1, "short.pt is damaged or cut short: torch.load cannot read it"),
         ("w.pt", (), "nothing", 2, "their_models.py has no function 'nothing'"),

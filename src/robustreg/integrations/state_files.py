@@ -6,6 +6,7 @@ Nothing is unpickled but tensors and plain containers (`torch.load(weights_only=
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,11 @@ def read_state(path: PathLike, key: str | None = None) -> dict[str, Tensor]:
 
     Args:
         path: a `.safetensors` file, or one of `torch.save`.
-        key: under which the state dict lies; by default the file's top level, else the first of `KEYS` that is there.
+        key: under which the state dict lies; by default the file's top level, else the one of `KEYS` that is there.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no state dict, or more than tensors and plain containers.
+        ValueError: it holds no state dict, several to choose from, or more than tensors and plain containers.
     """
     file = Path(path)
     if not file.is_file():
@@ -50,6 +51,11 @@ def read_state(path: PathLike, key: str | None = None) -> dict[str, Tensor]:
             b"\x80\x02",
         ):  # a zip archive, or a pickle as old versions wrote them
             raise ValueError(f"{file} is no file that torch.save wrote")
+    if _is_script(file):
+        raise ValueError(
+            f"{file} is a TorchScript archive, code and weights: give a function that returns torch.jit.load(FILE), "
+            "without weights"
+        )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -111,14 +117,26 @@ def _state_in(content: Any, key: str | None, file: Path) -> dict[str, Tensor]:
     if _is_state(content):
         return dict(content)
     if isinstance(content, Mapping):
-        for name in KEYS:
-            if _is_state(content.get(name)):
-                return dict(content[name])
+        there = [name for name in KEYS if _is_state(content.get(name))]
+        if len(there) > 1:  # the trained weights and their average, say: which, makes a difference
+            raise ValueError(
+                f"{file} holds several state dicts, {', '.join(there)}: say which is meant by its key"
+            )
+        if there:
+            return dict(content[there[0]])
         raise ValueError(
             f"{file} holds no state dict where one is looked for; say under which of its keys: "
             f"{', '.join(map(str, content))[:200]}"
         )
     raise ValueError(f"{file} should hold a state dict, tensors by name, but holds {type(content).__name__}")
+
+
+def _is_script(file: Path) -> bool:
+    """Whether it is an archive of torch.jit.save, which holds code."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
 
 
 def _is_state(value: Any) -> bool:
