@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,9 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"epoch": 60, "mine": state}, folder / "other_key.pt")
     torch.save(net, folder / "whole.pt")
     torch.save({"state_dict": state, "ema": state, "optimizer": {}}, folder / "two.pt")
-    torch.jit.trace(net, x[:2]).save(folder / "script.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(net, x[:2]).save(folder / "script.pt")
     (folder / "short.pt").write_bytes((folder / "w.pt").read_bytes()[:2000])
     return folder
 

@@ -117,13 +117,13 @@ def _state_in(content: Any, key: str | None, file: Path) -> dict[str, Tensor]:
     if _is_state(content):
         return dict(content)
     if isinstance(content, Mapping):
-        there = [name for name in KEYS if _is_state(content.get(name))]
-        if len(there) > 1:  # the trained weights and their average, say: which, makes a difference
+        states = [name for name in KEYS if _is_state(content.get(name))]
+        if len(states) > 1:  # the trained weights and their average, say: which, makes a difference
             raise ValueError(
-                f"{file} holds several state dicts, {', '.join(there)}: say which is meant by its key"
+                f"{file} holds several state dicts, {', '.join(states)}: say which is meant by its key"
             )
-        if there:
-            return dict(content[there[0]])
+        if states:
+            return dict(content[states[0]])
         raise ValueError(
             f"{file} holds no state dict where one is looked for; say under which of its keys: "
             f"{', '.join(map(str, content))[:200]}"
