@@ -132,7 +132,7 @@ def test_samples_that_wait_are_attacked_as_the_others(attack: rr.Point, classifi
 def test_those_who_wait_take_the_places_of_those_who_leave(classifier: Any) -> None:
     """64 samples of whom few stand: one after another, portions of 10 would make seven climbs of 41 looks."""
     net, x, y = classifier(5)
-    attack = APGD(LINF.with_eps(0.3), steps=40)
+    attack = APGD(LINF.with_eps(0.12), steps=40)
     noise = draw_per_sample(attack, x, list(range(len(x))))
     rows: list[int] = []
     handle = net.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
@@ -140,7 +140,7 @@ def test_those_who_wait_take_the_places_of_those_who_leave(classifier: Any) -> N
         found = attack(net, x, y, noise=noise, at_once=10)
     finally:
         handle.remove()
-    assert int((net(found).argmax(1) == y).sum()) <= 10
+    assert 5 < int((net(found).argmax(1) == y).sum()) <= 10, "some in every portion"
     assert len(rows) < 2 * 41
 
 

@@ -14,7 +14,7 @@ from robustreg.attacks.in_box import project_l1_in_box
 from robustreg.attacks.pgd import PGD
 from robustreg.attacks.portions import climbs_at_once, side_by_side
 from robustreg.attacks.rows import Rows, Rule
-from robustreg.attacks.search import Search, refills, without_saturation
+from robustreg.attacks.search import Search, Searching, without_saturation
 from robustreg.attacks.targets import check_targets, clean_logits, others_by_rank, outspoken, towards
 from robustreg.losses import Loss, RowLoss, check_loss
 from robustreg.modes import Mode, check_mode
@@ -24,7 +24,7 @@ from robustreg.threat import Threat, steepest_direction
 
 
 @dataclass(frozen=True)
-class APGD(Point):
+class APGD(Searching):
     """Auto-PGD (Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", algorithm 1), and for l1 its sparse form (Croce and Hein 2021, "Mind the box").
 
@@ -99,11 +99,6 @@ class APGD(Point):
     def parts(self) -> Iterator[Point]:
         """The starts."""
         yield from self.starts()
-
-    @property
-    def refills(self) -> bool:
-        """Unless nobody leaves, or a start asks the network."""
-        return refills(self.loss, self.mode, self.early_exit, self.starts())
 
     def radii(self) -> list[tuple[float, int]]:
         """The stages of a climb: the radius as a multiple of ``eps``, and the number of steps."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustreg import numerics
 from robustreg.attacks.pgd import PGD
-from robustreg.attacks.search import Plain, Search, refills
+from robustreg.attacks.search import Plain, Search, Searching
 from robustreg.attacks.single_step import Rademacher
 from robustreg.attacks.targets import clean_logits
 from robustreg.losses import RowLoss, negative_margin
@@ -24,7 +24,7 @@ _FLOOR = 1e-20
 
 
 @dataclass(frozen=True)
-class GAMA(Point):
+class GAMA(Searching):
     """GAMA-PGD (Sriramanan et al. 2020, "Guided adversarial attack for evaluating and enhancing adversarial defenses").
 
     PGD on ``max_{k != y} p_k(x') - p_y(x') + lambda_i ||p(x') - p(x)||^2``. ``lambda`` falls linearly to 0 over the
@@ -73,11 +73,6 @@ class GAMA(Point):
     def parts(self) -> Iterator[Point]:
         """The starts."""
         yield from self.starts()
-
-    @property
-    def refills(self) -> bool:
-        """Unless nobody leaves, or a start asks the network."""
-        return refills("margin", self.mode, self.early_exit, self.starts())
 
     def sizes(self) -> list[float]:
         """The length of each step in the threat's norm."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustreg import numerics
 from robustreg.attacks.rows import Rows
-from robustreg.attacks.search import Plain, Search, refills, without_saturation
+from robustreg.attacks.search import Plain, Search, Searching, without_saturation
 from robustreg.losses import Loss, check_loss
 from robustreg.modes import Mode, check_mode
 from robustreg.points import CLEAN, Point
@@ -19,7 +19,7 @@ from robustreg.threat import Threat
 
 
 @dataclass(frozen=True)
-class MIFGSM(Point):
+class MIFGSM(Searching):
     """MI-FGSM: steepest steps along ``m <- decay m + g / ||g||_1`` (Dong et al. 2018, "Boosting adversarial attacks
     with momentum", equations 6 and 7; in l2 equation 9).
 
@@ -55,11 +55,6 @@ class MIFGSM(Point):
             raise ValueError(f"decay must be >= 0, got {self.decay}")
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(f"step_size must be positive, got {self.step_size}")
-
-    @property
-    def refills(self) -> bool:
-        """Unless nobody leaves, or the start asks the network."""
-        return refills(self.loss, self.mode, self.early_exit, [self.start])
 
     def locate(self, probe: Probe) -> Tensor:
         """The end of the search, within ball and box."""

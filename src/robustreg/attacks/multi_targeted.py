@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robustreg.attacks.pgd import PGD, Decay
-from robustreg.attacks.search import Plain, Search, refills
+from robustreg.attacks.search import Plain, Search, Searching
 from robustreg.attacks.targets import (
     TargetedLoss,
     check_targets,
@@ -24,7 +24,7 @@ from robustreg.threat import Threat
 
 
 @dataclass(frozen=True)
-class MultiTargeted(Point):
+class MultiTargeted(Searching):
     """MultiTargeted PGD (Gowal et al. 2019, "An alternative surrogate loss for PGD-based adversarial testing").
 
     PGD on ``z_t - z_y`` for every class ``t`` beside the label, from the most to the least likely at the clean sample.
@@ -66,11 +66,6 @@ class MultiTargeted(Point):
     def parts(self) -> Iterator[Point]:
         """The starts."""
         yield from self._pgd().starts()
-
-    @property
-    def refills(self) -> bool:
-        """Unless nobody leaves, or a start asks the network."""
-        return refills(self.loss, self.mode, self.early_exit, self.parts())
 
     def locate(self, probe: Probe) -> Tensor:
         """The end of the search, within ball and box."""

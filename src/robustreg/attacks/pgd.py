@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustreg import numerics
-from robustreg.attacks.search import Plain, Search, refills, steepest_step
+from robustreg.attacks.search import Plain, Search, Searching, steepest_step
 from robustreg.losses import Loss, check_loss
 from robustreg.modes import Mode, check_mode
 from robustreg.points import Point, Uniform
@@ -23,7 +23,7 @@ Decay = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True)
-class PGD(Point):
+class PGD(Searching):
     """Projected gradient ascent (Madry et al. 2018), its step the steepest one of the threat's norm.
 
     As a training point it takes all its steps on the whole batch and gives the last iterate. Called as an attack it
@@ -76,11 +76,6 @@ class PGD(Point):
     def parts(self) -> Iterator[Point]:
         """The starts."""
         yield from self.starts()
-
-    @property
-    def refills(self) -> bool:
-        """Unless nobody leaves, or a start asks the network."""
-        return refills(self.loss, self.mode, self.early_exit, self.starts())
 
     def sizes(self) -> list[float]:
         """The length of each step in the threat's norm."""

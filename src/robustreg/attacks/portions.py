@@ -57,7 +57,11 @@ def slices(z: Tensor, mode: Mode) -> list[slice]:
     rows = z.shape[0]
     if z.device.type != "cpu" or mode != "eval":  # with statistics of the batch it is the batch that matters
         return [slice(0, rows)]
-    most = max(_AT_ONCE // max(z[:1].numel(), 1), 16)
+    return evenly(rows, max(_AT_ONCE // max(z[:1].numel(), 1), 16))
+
+
+def evenly(rows: int, most: int) -> list[slice]:
+    """So many rows in as few portions as hold at most ``most``, all of one size but the last; one of no rows."""
     portions = max(-(-rows // most), 1)
     size = max(-(-rows // portions), 1)
     return [slice(first, min(first + size, rows)) for first in range(0, max(rows, 1), size)]

@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from robustreg.attacks.portions import evenly
+
 
 @dataclass
 class Rows:
@@ -63,12 +65,9 @@ def stages(looks: int) -> list[range]:
 
 
 def apart(rows: Rows, rule: Rule, most: int) -> list[tuple[Rows, Rule]]:
-    """As few portions as hold at most so many rows, of one size, each with its rows of the rule's state."""
-    n = rows.index.numel()
-    size = max(-(-n // max(-(-n // most), 1)), 1)
+    """As few portions as hold at most so many rows, each with its rows of the rule's state."""
     portions = []
-    for first in range(0, max(n, 1), size):
-        part = slice(first, first + size)
+    for part in evenly(rows.index.numel(), most):
         some, own = copy(rows), copy(rule)
         keep(some, own, part)
         portions.append((some, own))

@@ -6,7 +6,7 @@ All state is per sample, so what a sample gets depends neither on who travels wi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,13 +52,18 @@ def steepest_step(threat: Threat, z: Tensor, g: Tensor, x: Tensor, size: float) 
     return threat.project(z, x)
 
 
-def refills(loss: Loss, mode: Mode, early_exit: bool, starts: Iterable[Point]) -> bool:
-    """Whether a search of these settings can take more samples than go together, see ``Point.refills``.
+class Searching(Point):
+    """An attack whose climbs are those of a ``Search``, from starts that are its parts."""
 
-    Not where nobody leaves, and not where something beside the search runs the network, on all samples at once.
-    """
-    leaves = early_exit and mode == "eval" and needs_labels(loss) and bound_loss(loss) is None
-    return leaves and not any(start.asks_network for start in starts)
+    mode: Mode
+    early_exit: bool
+
+    @property
+    def refills(self) -> bool:
+        """Unless nobody leaves, or a loss or a start runs the network on all samples at once."""
+        loss = getattr(self, "loss", "margin")
+        leaves = self.early_exit and self.mode == "eval" and needs_labels(loss) and bound_loss(loss) is None
+        return leaves and not any(start.asks_network for start in self.parts())
 
 
 def without_saturation(loss: Loss) -> Loss:
@@ -196,7 +201,7 @@ class Search:
         for looks in stages(steps + 1):
             portions = apart(rows, rule, most)
             for number, (some, own) in enumerate(portions):
-                self._advance(some, own, looks, losses, (*key, number) if number else key, score, leave)
+                self._advance(some, own, looks, losses, (*key, "portion", number), score, leave)
                 if leave:
                     self._take_out(some, own, None)
             rows, rule = together(portions)

@@ -35,12 +35,8 @@ def check_targets(loss: object, targets: int | None) -> None:
 def clean_logits(probe: Probe, point: Point, mode: Mode) -> Tensor:
     """The logits ``[B, C]`` of the clean batch, by runs of its own: no graph is kept for the length of the attack."""
     parts = torch.split(probe.x, probe.at_once or max(len(probe.x), 1))
-    keys = [(number,) if number else () for number in range(len(parts))]
     return torch.cat(
-        [
-            probe.run(part, mode, point, "clean", *key, point=point)
-            for part, key in zip(parts, keys, strict=True)
-        ]
+        [probe.run(part, mode, point, "clean", number, point=point) for number, part in enumerate(parts)]
     )
 
 

@@ -204,24 +204,23 @@ def is_evaluated(folder: Path) -> bool:
 
 def status_of(folder: Path) -> str | None:
     """The run's status from run.json; None where there is none to be read."""
+    content = _run_json(folder)
+    return None if content is None else str(content.get("status"))
+
+
+def is_adopted(folder: Path) -> bool:
+    """Whether the folder is a run of a network that was trained elsewhere."""
+    return (_run_json(folder) or {}).get("trained") == "elsewhere"
+
+
+def _run_json(folder: Path) -> dict[str, Any] | None:
     from robustreg.files import read_json
 
     try:
         content = read_json(folder / "run.json")
     except (OSError, ValueError):
         return None
-    return str(content.get("status")) if isinstance(content, dict) else None
-
-
-def is_adopted(folder: Path) -> bool:
-    """Whether the folder is a run of a network that was trained elsewhere."""
-    from robustreg.files import read_json
-
-    try:
-        content = read_json(folder / "run.json")
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("trained") == "elsewhere"
+    return content if isinstance(content, dict) else None
 
 
 def _save_examples(folder: Path, net: nn.Module, test: ArrayData, built: Built) -> None:

@@ -26,10 +26,8 @@ from robustreg.evaluation.work import Work, WorkStore
 from robustreg.threat import Threat
 
 SAVE_EVERY_SECONDS = 60.0
-_MOST_BATCHES, _MOST_VALUES = (
-    8,
-    1 << 24,
-)  # a search holds several tensors of so many input values, 64 MiB each
+_MOST_BATCHES = 8
+_MOST_VALUES = 1 << 24  # a search holds several tensors of so many input values, 64 MiB each
 _PORTION_FLOPS, _FEWEST = 3 * 10**8, 64  # of one run; with the 5,000 of Square about 15 seconds of one core
 
 

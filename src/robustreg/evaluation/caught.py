@@ -42,9 +42,8 @@ class Caught:
             return
         rows = torch.tensor(list(self._points), device=x.device)
         points = torch.stack(list(self._points.values())).to(x.dtype)
-        holds = ~correct(logits_by_batch(model, points, batch_size), y[rows]) & points.flatten(
-            1
-        ).isfinite().all(1)
+        holds = ~correct(logits_by_batch(model, points, batch_size), y[rows])
+        holds &= points.flatten(1).isfinite().all(1)
         if threat is not None:
             holds &= threat.contains(points, x[rows])
         right = torch.zeros(int(holds.sum()), dtype=torch.bool)
