@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import robustreg as rr
 from robustreg import numerics
-from robustreg.attacks import square
+from robustreg.attacks import portions
 from robustreg.attacks.row_numbers import words
 from robustreg.attacks.square_moves import Bumps, Corners, window
 from robustreg.points import draw_per_sample
@@ -165,13 +165,14 @@ def test_fooled_samples_leave(images: Any) -> None:
         sizes.append(len(u))
         return net(u)
 
-    found = rr.Square(THREATS["l2"], queries=200, restarts=2)(watched, x, y)
+    attack = rr.Square(THREATS["l2"], queries=200, restarts=2)
+    found = attack(watched, x, y, generator=torch.Generator().manual_seed(0))
     assert sizes[0] == 30
     assert sizes[1] == 29  # one is wrong as it is
     assert torch.equal(found[3], x[3])
     right = int((~wrong(net, found, y)).sum())
     assert sizes[-1] <= right * ((2**15 // 72) // right)
-    assert sum(sizes) < 1.3 * (29 * 200 + right * 200), "several queries at once are seldom in vain"
+    assert sum(sizes) < 1.4 * (29 * 200 + right * 200), "several queries at once are seldom in vain"
 
 
 def test_queries_are_what_it_costs() -> None:
@@ -195,7 +196,7 @@ def test_queries_are_what_it_costs() -> None:
 @pytest.mark.parametrize("together", [1, 64])
 def test_no_corner_is_looked_at_twice(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And it changes nothing but the cost: the same points are found as by a search that asks every query."""
-    monkeypatch.setattr(square, "rows_at_once", lambda probe: together)
+    monkeypatch.setattr(portions, "rows_at_once", lambda probe: together)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(32, 12), nn.Tanh(), nn.Linear(12, 3)).double()
     x = torch.rand(9, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -15,6 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from robustreg.attacks.portions import Ahead
 from robustreg.attacks.row_numbers import below, bits
 
 _NOTHING_UP = 0x3C6EF372FE94F82B  # the mark where no pixel is up: not 0, which is what an empty table has
@@ -64,17 +65,16 @@ class CornerWalk:
         self._marks = self._marks_of(every)
         self._done = torch.zeros_like(every)
 
-    def next(self, walking: Tensor, together: int) -> tuple[Tensor, Tensor, Tensor]:
+    def next(self, walking: Tensor, ahead: Ahead) -> tuple[Tensor, Tensor, Tensor]:
         """What to ask now: the samples ``[m]``, which of their queries ``[m]``, and the new points ``[m, C, H, W]``.
 
-        Each sample that is ``walking [b]`` has its next queries asked that lead to new points. More than one is asked
-        where few samples are left, so that the network runs on about ``together`` points: most queries change nothing,
-        and then those after it are the same.
+        Each sample that is ``walking [b]`` has its next queries asked that lead to new points, as many as ``ahead``
+        says.
         """
-        ahead = torch.arange(self._marks.shape[1], device=self._marks.device) >= self._done.unsqueeze(1)
+        later = torch.arange(self._marks.shape[1], device=self._marks.device) >= self._done.unsqueeze(1)
         known = self._table.gather(1, self._place(self._marks)) == self._marks
-        fresh = ~known & ahead & walking.unsqueeze(1)
-        most = max(together // max(int(walking.sum()), 1), 1)
+        fresh = ~known & later & walking.unsqueeze(1)
+        most = ahead.of(max(int(walking.sum()), 1))
         if most > 1:
             fresh &= fresh.cumsum(1) <= most
             rows, query = fresh.nonzero().unbind(1)
@@ -84,7 +84,7 @@ class CornerWalk:
             query = first[rows]
         return rows, query, self._trial(rows, query)
 
-    def move(self, rows: Tensor, query: Tensor, trial: Tensor, better: Tensor) -> Tensor:
+    def move(self, rows: Tensor, query: Tensor, trial: Tensor, better: Tensor, ahead: Ahead) -> Tensor:
         """Take the answers to what ``next`` gave: each sample goes to its first point that is ``better [m]``.
 
         Returns:
@@ -96,10 +96,12 @@ class CornerWalk:
             0, rows, torch.where(better, order, count), "amin"
         )
         asked = order <= first[rows]  # what comes after a move is asked again, from there
-        place = self._place(self._marks[rows, query])
-        self._table[rows[asked], place[asked]] = self._marks[rows, query][asked]
-        self._done.scatter_reduce_(0, rows[asked], query[asked] + 1, "amax")
+        rows_asked, query_asked = rows[asked], query[asked]
+        marks = self._marks[rows_asked, query_asked]
+        self._table[rows_asked, self._place(marks)] = marks
+        self._done.scatter_reduce_(0, rows_asked, query_asked + 1, "amax")
         taken = first[first < count]
+        ahead.note(rows_asked.numel(), taken.numel())
         if taken.numel():
             moved = rows[taken]
             self.z[moved] = trial[taken]

@@ -14,6 +14,7 @@ a time took a quarter less than 256."""
 
 
 _ROWS, _SMALL = 256, 1 << 15
+_SHARE, _MEMORY = 0.25, 0.95
 
 
 def rows_at_once(probe: Probe) -> int:
@@ -26,6 +27,34 @@ def rows_at_once(probe: Probe) -> int:
     if most is not None and most < _ROWS:
         return most
     return max(_ROWS, _SMALL // max(probe.x[:1].numel(), 1))
+
+
+class Ahead:
+    """How many queries of a sample a random search asks before it knows the answers.
+
+    Most queries change nothing, and then those after them are the same: asked together they fill a batch of few
+    samples. But what comes after one that does change something was asked for nothing. As often as that happened of
+    late, so few are asked: an eighth of the queries is lost. Of small inputs more are, since each run of the network
+    costs besides its rows.
+
+    Args:
+        probe: the batch.
+    """
+
+    def __init__(self, probe: Probe) -> None:
+        self._most = rows_at_once(probe)
+        self._cheap = min(self._most, _SMALL // max(probe.x[:1].numel(), 1))
+        self._answered = self._moved = 1.0
+
+    def of(self, samples: int) -> int:
+        """So many of each, where ``samples`` walk."""
+        worth = round(_SHARE * self._answered / self._moved)
+        return max(1, self._cheap // samples, min(self._most // samples, worth))
+
+    def note(self, answered: int, moved: int) -> None:
+        """So many queries counted, and ``moved`` of them changed something."""
+        self._answered = _MEMORY * self._answered + answered
+        self._moved = _MEMORY * self._moved + moved
 
 
 def climbs_at_once(probe: Probe, rows: int, climbs: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustreg.attacks.corner_walk import CornerWalk
-from robustreg.attacks.portions import rows_at_once
+from robustreg.attacks.portions import Ahead
 from robustreg.attacks.row_numbers import draw_keys, words
 from robustreg.attacks.square_moves import Bumps, Corners, Moves, window
 from robustreg.losses import Loss, check_loss, needs_labels
@@ -90,7 +90,7 @@ class _Search:
         self._attack, self._probe = attack, probe
         self._moves: Moves = (Corners if attack.threat.norm == math.inf else Bumps)(attack.threat)
         self._image = _image(probe.x.shape[1:])
-        self._together = rows_at_once(probe)
+        self._ahead = Ahead(probe)
         x, labelled = probe.x, probe.y is not None and needs_labels(attack.loss)
         self._leave = labelled and attack.mode == "eval"
         self.found = x.clone()
@@ -147,7 +147,7 @@ class _Search:
             walking = ((done < count) & ~walk.fooled).nonzero().squeeze(1)
             if walking.numel() == 0:
                 return
-            some = torch.arange(max(self._together // walking.numel(), 1), device=done.device)
+            some = torch.arange(self._ahead.of(walking.numel()), device=done.device)
             number = done[walking].unsqueeze(1) + some
             asked = (number < count).flatten()
             number, at = number.flatten()[asked], walking.repeat_interleave(some.numel())[asked]
@@ -155,10 +155,12 @@ class _Search:
             trial = self._moves.step(walk.z[at], frame, size, numbers[at, number])
             losses, wrong = self._query(trial, walk.rows[at], restart, 1 + first, turn)
             taken = walk.first(at, (losses > walk.best[at]) | wrong)
-            done.scatter_reduce_(0, at, number + 1, "amax")
+            through = done.scatter_reduce(0, at, number + 1, "amax")
             moved = at[taken]
             walk.z[moved], walk.best[moved], walk.fooled[moved] = trial[taken], losses[taken], wrong[taken]
-            done[moved] = number[taken] + 1
+            through[moved] = number[taken] + 1
+            self._ahead.note(int((through - done).sum()), moved.numel())
+            done = through
             turn += 1
 
     def _stretches(self) -> list[tuple[int, int]]:
@@ -188,11 +190,11 @@ class _Search:
             )
             turn = 0
             while True:
-                at, number, trial = corners.next(~walk.fooled, self._together)
+                at, number, trial = corners.next(~walk.fooled, self._ahead)
                 if at.numel() == 0:
                     break
                 losses, wrong = self._query(trial, walk.rows[at], restart, 1 + query, turn)
-                taken = corners.move(at, number, trial, (losses > walk.best[at]) | wrong)
+                taken = corners.move(at, number, trial, (losses > walk.best[at]) | wrong, self._ahead)
                 moved = at[taken]
                 walk.best[moved], walk.fooled[moved] = losses[taken], wrong[taken]
                 turn += 1
