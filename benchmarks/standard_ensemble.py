@@ -97,6 +97,7 @@ SUBJECTS = {
     "mnist trades gelu": Subject("mnist", "gelu", lambda t: rr.methods.trades(t, steps=7), 0.2, 0.2),
     "digits pgd softplus": Subject("digits", "softplus", _pgd, 0.15, 0.15),
     "digits pgd gelu noisy": Subject("digits", "gelu", _pgd, 0.15, 0.15, noise=0.1),
+    "mnist pgd relu noisy": Subject("mnist", "relu", _pgd, 0.2, 0.2, noise=0.1),
     "digits plain gelu": Subject("digits", "gelu", _plain, 0.1, 0.1),
     "digits pgd gelu": Subject("digits", "gelu", _pgd, 0.15, 0.15),
     "digits fgsm relu": Subject("digits", "relu", _single, 0.3, 0.2),

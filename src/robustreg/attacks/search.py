@@ -245,6 +245,7 @@ class Search:
         """Run the network at ``rows.z``: logits, gradient, and who is misclassified."""
 
         parts = slices(rows.z, self._mode) if gradient and self._leave else [slice(None)]
+        y = self._probe.labels()[rows.index] if self._leave else None
 
         def run(draw: int) -> tuple[Tensor, Tensor, Tensor | None]:
             found = [
@@ -265,7 +266,7 @@ class Search:
             return torch.cat(logits), torch.cat(losses), torch.cat(gradients)
 
         def mistaken(logits: Tensor) -> Tensor | None:
-            return logits.argmax(1) != self._probe.labels()[rows.index] if self._leave else None
+            return None if y is None else logits.argmax(1) != y
 
         logits, losses, g = run(0)
         wrong = mistaken(logits)
