@@ -12,6 +12,7 @@ again here, in ball, in box and misclassified, before it counts. Finished models
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import itertools
 import json
@@ -265,6 +266,7 @@ def compare(name: str, options: argparse.Namespace, has_official: bool) -> dict[
     net = trained(subject, train, options.seed, file)
     if subject.noise:
         net = Noisy(net, subject.noise).eval()
+    mine = copy.deepcopy(net).to(memory_format=torch.channels_last) if options.channels_last else net
     threat = rr.Threat(subject.norm, subject.eps)
     with torch.no_grad():
         clean = int((net(x).argmax(1) == y).sum())
@@ -276,7 +278,7 @@ def compare(name: str, options: argparse.Namespace, has_official: bool) -> dict[
         "clean": clean,
         "settings": {
             k: getattr(options, k)
-            for k in ("seed", "threads", "chunk", "batch", "official_batch", "precision")
+            for k in ("seed", "threads", "chunk", "batch", "official_batch", "precision", "channels_last")
         },
     }
     attacks: dict[str, rr.Point] = {"ensemble": StandardEnsemble(threat, subject.version)}
@@ -289,7 +291,7 @@ def compare(name: str, options: argparse.Namespace, has_official: bool) -> dict[
         run = None if title == "ensemble" else [OFFICIAL[title]]  # None: all of its version
         for more in range(options.seeds):
             seed, named = options.seed + more, ["", ", another seed", f", seed {more}"][min(more, 2)]
-            sides["ours" + named] = ours(net, threat, attack, seed, options.batch, options.precision)
+            sides["ours" + named] = ours(mine, threat, attack, seed, options.batch, options.precision)
             if has_official:
                 sides["official" + named] = official(
                     net, threat, run, seed, options.official_batch, subject.version
@@ -312,6 +314,11 @@ def line(name: str, title: str, row: dict[str, Any]) -> str:
     )
 
 
+def how(settings: dict[str, Any]) -> tuple[str, bool]:
+    """The precision and the order of memory in which ours ran the network."""
+    return settings["precision"], settings.get("channels_last", False)
+
+
 def page(record: dict[str, Any]) -> str:
     """The record's ensembles as a Markdown table."""
     pairs = ["ours / official", "ours / ours, another seed", "official / official, another seed"]
@@ -323,8 +330,12 @@ def page(record: dict[str, Any]) -> str:
         both = row["ensemble"]
         if "official" not in both:
             continue
-        precision = row["settings"]["precision"]
-        name = row["model"] + ("" if precision == "full" else f", {precision}")
+        precision, last = how(row["settings"])
+        name = (
+            row["model"]
+            + ("" if precision == "full" else f", {precision}")
+            + (", channels last" if last else "")
+        )
         cells = [name, f"{row['norm']} {row['eps']:g}", both["n"], row["clean"]]
         cells += [both[side]["robust"] for side in ("ours", "official")]
         cells += [len(both[key]) for key in ("only_ours_fools", "only_official_fools")]
@@ -370,15 +381,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1, help="of both sides; time is taken over all")
     parser.add_argument("--precision", choices=("full", "bf16"), default="full", help="of our attacks")
+    parser.add_argument("--channels-last", action="store_true", help="our copy of the network's weights")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     has_official = importlib.util.find_spec("autoattack") is not None
     versions = {"python": platform.python_version(), "torch": torch.__version__, "robustreg": rr.__version__}
     record = json.loads(options.out.read_text()) if options.out.exists() else {"rows": []}
     record.update(versions=versions, official=OFFICIAL_SOURCE)
-    done = {(row["model"], row["settings"]["precision"]) for row in record["rows"]}
+    done = {(row["model"], how(row["settings"])) for row in record["rows"]}
     for name in options.subjects:
-        if (name, options.precision) not in done:
+        if (name, how(vars(options))) not in done:
             record["rows"].append(compare(name, options, has_official))
             write_json_atomic(options.out, record)
     print(page(record))

@@ -253,6 +253,30 @@ def test_bad_options(name, options, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["small_conv", "resnet18", "mlp", "own_nets:make_net"])
+def test_channels_last_changes_no_number(name, monkeypatch):
+    own = types.ModuleType("own_nets")
+    own.make_net = lambda num_classes=10: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+    monkeypatch.setitem(sys.modules, "own_nets", own)
+    x = torch.rand(2, 3, 8, 8)
+    plain, turned = (
+        build(name, shape=(3, 8, 8), seed=1, allow_modules=["own_nets"], channels_last=last).eval()
+        for last in (False, True)
+    )
+    assert torch.allclose(plain(x), turned(x), rtol=1e-4, atol=1e-6)
+    pairs = list(zip(plain.parameters(), turned.parameters(), strict=True))
+    assert all(torch.equal(one, other) for one, other in pairs)
+    images = [(one, other) for one, other in pairs if one.ndim == 4 and one.shape[1] > 1 and one.shape[2] > 1]
+    assert all(other.is_contiguous(memory_format=torch.channels_last) for _, other in images)
+    assert not any(one.is_contiguous(memory_format=torch.channels_last) for one, _ in images)
+    assert bool(images) == (name != "mlp")
+
+
+def test_channels_last_is_yes_or_no():
+    with pytest.raises(ValueError, match="channels_last must be true or false, got 'cl'"):
+        build("mlp", channels_last="cl")
+
+
 def test_options_win_over_what_the_shape_says():
     assert build("mlp", shape=(1, 28, 28), in_features=5).input_shape == (5,)
 

@@ -48,7 +48,11 @@ def adopt(
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option("--key", help="Under which key of the file the state dict lies.", show_default=False),
+        typer.Option(
+            "--key",
+            help="Where in the file they are, as state_dict.ema; needed where they are there several times.",
+            show_default=False,
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -199,8 +203,8 @@ def _load(net: nn.Module, source: _Source, key: str | None) -> dict[str, Any] | 
         if key is not None:
             raise UsageError("--key is of a file of weights: say which with --weights")
         return None
-    load_state(net, read_state(source.weights, key), f"the weights in {source.weights}")
-    return {"file": source.weights.name, "sha256": sha256_file(source.weights), "key": key}
+    place = load_state(net, read_state(source.weights), f"the weights in {source.weights}", key)
+    return {"file": source.weights.name, "sha256": sha256_file(source.weights), "key": place or None}
 
 
 def _try_out(net: nn.Module, built: Built) -> str:

@@ -81,8 +81,8 @@ SUPPLIED: dict[str, dict[str, str]] = {
         "epochs": "the recipe's own `epochs` says how many",
     },
 }
-# What `build_schedule` takes beside the options of the shape.
-ALSO = {"schedule": ("momentum", "momentum_until")}
+# What `build_schedule` takes beside the options of the shape, and `models.build` beside those of the network.
+ALSO = {"schedule": ("momentum", "momentum_until"), "model": ("channels_last",)}
 
 
 def _attacks(content: dict[str, Any]) -> list[tuple[KeyPath, Any]]:
