@@ -135,6 +135,11 @@ def _source(model: str, weights: Path | None) -> _Source:
         network, file = read_exported(model)
         return _Source({"name": network.name, **network.options}, network.modules, file, network.bounds)
     home, colon, function = model.rpartition(":")
+    code = home if colon else model
+    if code.endswith(".py") and not Path(code).is_file():
+        raise UsageError(f"there is no file {code}")
+    if code.endswith(".py") and not colon:
+        raise UsageError(f"say which function of {code} makes the network: {code}:FUNCTION")
     if not colon:
         if model not in names("model"):
             raise UsageError(
@@ -180,7 +185,7 @@ def _threat(text: str | None) -> dict[str, Any]:
     norm, colon, eps = text.partition(":")
     try:
         radius = float(Fraction(eps.strip()))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         colon = ""
     if not colon:
         raise UsageError(f"--threat should be NORM:EPS, such as linf:8/255 or l2:0.5, but is {text!r}")
@@ -214,6 +219,7 @@ def _try_out(net: nn.Module, built: Built) -> str:
     import torch
 
     from robustreg.evaluation import wilson
+    from robustreg.evaluation.crafting import warn_if_it_covers_the_box
     from robustreg.evaluation.predict import (
         check_clean_logits,
         correct,
@@ -226,6 +232,7 @@ def _try_out(net: nn.Module, built: Built) -> str:
 
     test = workflow.test_samples(built)
     built.threat.check_input(test.x)
+    warn_if_it_covers_the_box(built.threat, test.x)
     x = test.x.to(model_device(net))
     logits = logits_by_batch(net, x, built.recipe.evaluation.batch_size).cpu()
     classes = built.splits.test.num_classes
@@ -239,8 +246,8 @@ def _try_out(net: nn.Module, built: Built) -> str:
     low, high = wilson(right, n)
     if low <= float(torch.bincount(test.y).max()) / n:
         warnings.warn(
-            f"the clean accuracy of {right / n:.1%} is no better than guessing: are the inputs standardised as in "
-            "training (--normalize), are the channels and classes in the same order, and are these its weights?",
+            f"the clean accuracy of {right / n:.1%} is no better than guessing: are the inputs scaled and standardised "
+            "as in training (--normalize), are the channels and classes in the same order, and are these its weights?",
             stacklevel=2,
         )
     return (

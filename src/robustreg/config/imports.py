@@ -39,7 +39,7 @@ def load(imports: Iterable[str]) -> None:
             raise RecipeError([f"the import {entry} is not there; say where it is with --import"])
         try:
             _load_file(Path(entry)) if is_file(entry) else _load_module(entry)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script may read its command line and end there
             raise RecipeError([f"the import {entry} failed: {type(error).__name__}: {error}"]) from error
 
 

@@ -86,15 +86,21 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     Raises:
         RuntimeError: when the model fails.
         TypeError: when the model returns anything but a floating-point tensor.
-        ValueError: when the shape is not `[B, C]` with at least two classes.
+        ValueError: when the shape is not `[B, C]` with at least two classes, or the model changes its inputs.
     """
     with running(model, "eval"), torch.no_grad():
+        given = x.clone()
         try:
-            out: Any = model(x)
+            out: Any = model(given)
         except Exception as error:
             got = f"{list(x.shape)} {x.dtype}".replace("torch.", "")
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            said = _other_dtype(model, x) or (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RuntimeError(f"the model fails on inputs of {got}: {said}") from error
+    if given._version:
+        raise ValueError(
+            "the model changes its inputs in place, but an attack goes on from them: let it compute others, "
+            "such as x = (x - mean) / std"
+        )
     if not isinstance(out, Tensor):
         size = f" of {len(out)}" if isinstance(out, (tuple, list, dict)) else ""
         raise TypeError(
@@ -109,6 +115,19 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
             f"got {list(out.shape)}"
         )
     return out
+
+
+def _other_dtype(model: nn.Module, x: Tensor) -> str | None:
+    """A sentence where no weight of the model has the dtype of its inputs."""
+    weights = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if not weights or x.dtype in weights:
+        return None
+    # Inputs are not rounded here: in half precision a pixel would move by more than many an eps.
+    named = " and ".join(sorted(f"{dtype}".replace("torch.", "") for dtype in weights))
+    return (
+        f"its weights are {named}; take model.float(), or one that casts its inputs itself and is attacked in full "
+        "precision up to there"
+    )
 
 
 def logits_by_batch(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:

@@ -101,7 +101,7 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], what: str, key: str 
     fitting = next((found for places in parts if (found := [p for p in places if p.fits])), [])
     fitting = [place for place in fitting if place.prefix == f"{key}."] or fitting  # and not what lies deeper
     if any(not place.equals(fitting[0]) for place in fitting):  # trained weights and their average, say
-        named = ", ".join(place.prefix.rstrip(".") or "its top level" for place in fitting)
+        named = ", ".join(place.prefix.rstrip(".") or "the top level" for place in fitting)
         raise ValueError(f"{what} are there several times, under {named}: say which with its key (--key)")
     nearest = [min(places, key=lambda place: place.wrong) for places in parts]
     place = fitting[0] if fitting else min(nearest, key=lambda place: place.wrong)

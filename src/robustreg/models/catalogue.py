@@ -73,7 +73,9 @@ def build(
     if not isinstance(channels_last, bool):
         raise ValueError(f"channels_last must be true or false, got {channels_last!r}")
     net = _built(name, shape, seed, normalize, allow_modules, options)
-    return net.to(memory_format=torch.channels_last) if channels_last else net
+    if channels_last:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs do not know it
+    return net
 
 
 def _built(
@@ -143,6 +145,10 @@ def _own(
             f"the model {name!r} must be written module:function, with a public function's plain name"
         )
     factory = getattr(importlib.import_module(module), function, None)
+    if isinstance(factory, nn.Module):
+        raise ValueError(
+            f"the model {name!r} is a network already: name a function that makes and returns it"
+        )
     if not callable(factory):
         raise ValueError(f"the model {name!r}: {module} has no function {function!r}")
     known = _signature(factory)
@@ -151,11 +157,32 @@ def _own(
     given = {key: value for key, value in context.items() if key in known}
     if "num_classes" not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         options = {key: value for key, value in options.items() if key != "num_classes"}
+    arguments = {**given, **options}
+    needed = [
+        key
+        for key, p in known.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    if missing := [key for key in needed if key not in arguments]:
+        raise ValueError(
+            f"the model {name!r} needs {', '.join(missing)}: set the model's option {missing[0]}, or name a function "
+            "that needs no argument"
+        )
     with construction(seed):
-        net = factory(**{**given, **options})
+        net = _made(name, factory, arguments)
     if not isinstance(net, nn.Module):
         raise TypeError(f"the model {name!r} must return a torch.nn.Module, got {type(net).__name__}")
     return net if "normalize" in known or normalize is None else nn.Sequential(normalization(normalize), net)
+
+
+def _made(name: str, factory: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """What the user's function returns; what goes wrong within it is told as its own."""
+    try:
+        return factory(**arguments)
+    except (Exception, SystemExit) as error:  # a script's function may read a command line and end there
+        raise ValueError(
+            f"the model {name!r} fails when it is made: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _signature(factory: Callable[..., Any]) -> Mapping[str, Any]:
