@@ -32,6 +32,25 @@ def build():
     return Net()
 
 
+net = Net()
+
+
+def given(arguments):
+    return Net(arguments.width)
+
+
+def script():
+    raise SystemExit(3)
+
+
+def reads():
+    open("no such file")
+
+
+def half():
+    return Net().bfloat16()
+
+
 def few():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
 
@@ -69,7 +88,8 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(state, folder / "w.safetensors")
     torch.save({"epoch": 60, "mine": state}, folder / "other_key.pt")
     torch.save(net, folder / "whole.pt")
-    torch.save({"state_dict": state, "ema": state, "optimizer": {}}, folder / "two.pt")
+    average = {key: value / 2 for key, value in state.items()}
+    torch.save({"state_dict": state, "ema": average, "optimizer": {}}, folder / "two.pt")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.trace(net, x[:2]).save(folder / "script.pt")
@@ -112,12 +132,25 @@ def test_every_command_works_on_it(adopted: Path, capsys: pytest.CaptureFixture[
     assert json.loads((adopted / "run.json").read_text())["trained"] == "elsewhere"
 
 
-@pytest.mark.parametrize("weights", ["w.safetensors", "other_key.pt"])
+@pytest.mark.parametrize(
+    ("weights", "more", "place"),
+    [
+        ("w.safetensors", [], None),
+        ("other_key.pt", [], "mine"),
+        ("two.pt", ["--key", "state_dict"], "state_dict"),
+    ],
+)
 def test_weights_in_other_files_are_the_same(
-    elsewhere: Path, adopted: Path, tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+    elsewhere: Path,
+    adopted: Path,
+    tmp_path: Path,
+    weights: str,
+    more: list[str],
+    place: str | None,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    more = ["--key", "mine"] if weights == "other_key.pt" else []
     assert adopt(elsewhere, weights, tmp_path / "again", *more) == 0
+    assert json.loads((tmp_path / "again" / "run.json").read_text())["weights"]["key"] == place
     assert "clean accuracy 9" in capsys.readouterr().out
     one, other = (
         load_file(f / "checkpoints/last/weights.safetensors") for f in (adopted, tmp_path / "again")
@@ -178,15 +211,20 @@ def test_an_exported_network_comes_back(
     ("weights", "more", "function", "code", "sentence"),
     [
         ("none.pt", (), "build", 1, "there is no file of weights"),
-        ("whole.pt", (), "build", 1, "holds Python objects beside tensors, which are not loaded"),
+        (
+            "whole.pt",
+            (),
+            "build",
+            1,
+            "(torch.nn.modules.activation.ReLU, torch.nn.modules.container.Sequential, ",
+        ),
         ("their_models.py", (), "build", 1, "their_models.py is no file that torch.save wrote"),
-        ("other_key.pt", (), "build", 1, "say under which of its keys: epoch, mine"),
         (
             "w.pt",
             ("--key", "epoch"),
             "build",
             1,
-            "no state dict under the key 'epoch'; it has: epoch, state_dict",
+            "w.pt are not under the key 'epoch'; there are: state_dict",
         ),
         (
             "w.pt",
@@ -201,9 +239,15 @@ def test_an_exported_network_comes_back(
             "few",
             1,
             "2 of the network's 2 tensors are missing there (1.weight, 1.bias) and 4 tensors there are not in the "
-            "network (module.hidden.weight, module.hidden.bias, module.out.weight and 1 more)",
+            "network (state_dict.module.hidden.weight, state_dict.module.hidden.bias, ",
         ),
-        ("two.pt", (), "build", 1, "several state dicts, state_dict, ema: say which is meant by its key"),
+        (
+            "two.pt",
+            (),
+            "build",
+            1,
+            "are there several times, under ema, state_dict: say which with its key (--key)",
+        ),
         (
             "script.pt",
             (),
@@ -213,6 +257,36 @@ def test_an_exported_network_comes_back(
         ),
         ("short.pt", (), "build", 1, "short.pt is damaged or cut short: torch.load cannot read it"),
         ("w.pt", (), "nothing", 2, "their_models.py has no function 'nothing'"),
+        (
+            "w.pt",
+            (),
+            "net",
+            2,
+            "their_models.py:net' is a network already: name a function that makes and returns it",
+        ),
+        (
+            "w.pt",
+            (),
+            "given",
+            2,
+            "their_models.py:given' needs arguments: set the model's option arguments, or",
+        ),
+        ("w.pt", (), "script", 2, "their_models.py:script' fails when it is made: SystemExit: 3"),
+        (
+            "w.pt",
+            (),
+            "reads",
+            2,
+            "their_models.py:reads' fails when it is made: FileNotFoundError: [Errno 2]",
+        ),
+        (
+            "w.pt",
+            (),
+            "half",
+            1,
+            "float32: its weights are bfloat16; take model.float(), or a forward that casts",
+        ),
+        ("w.pt", ("--threat", "l2:1e400"), "build", 2, "--threat should be NORM:EPS, such as linf:8/255"),
         ("w.pt", ("--threat", "linf"), "build", 2, "--threat should be NORM:EPS, such as linf:8/255"),
         (
             "w.pt",
@@ -240,6 +314,51 @@ def test_what_does_not_fit_is_told_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("none.py:build", "there is no file"),
+        ("their_models.py", "say which function of"),
+        ("script.py:build", "script.py failed: SystemExit: 2"),
+    ],
+)
+def test_what_makes_no_network_is_told(
+    elsewhere: Path, tmp_path: Path, code: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "script.py").write_text("raise SystemExit(2)")
+    words = ["--threat", "linf:0.1", "--run-dir", str(tmp_path / "run")]
+    assert main(["adopt", str(elsewhere / code), *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_on_0_to_255_and_a_threat_as_wide_as_the_box(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    (tmp_path / "bytes.py").write_text(code)
+    net = torch.nn.Linear(64, 10)
+    torch.save({f"1.{name}": value for name, value in net.state_dict().items()}, tmp_path / "w.pt")
+    words = [
+        "adopt",
+        f"{tmp_path / 'bytes.py'}:build",
+        "--weights",
+        str(tmp_path / "w.pt"),
+        "--threat",
+        "linf:8",
+    ]
+    assert (
+        main([*words, "--run-dir", str(tmp_path / "run"), "model.normalize=[[0],[0.00392156862745098]]"]) == 0
+    )
+    said = capsys.readouterr()
+    assert "the threat is as wide as the box" in said.err
+    x, y = load("digits").test[:]
+    right = (net(255 * x.flatten(1)).argmax(1) == y).double().mean()
+    assert f"clean accuracy {100 * float(right):.2f} %" in said.out
+
+
 def test_a_network_that_brings_its_weights_and_what_it_gives_is_looked_at(
     elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,6 +370,6 @@ def test_a_network_that_brings_its_weights_and_what_it_gives_is_looked_at(
     assert "gives NaN logits for the clean sample 0" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert main(["adopt", f"{home}:build", *words]) == 0
-    assert "is no better than guessing: are the inputs standardised" in capsys.readouterr().err
+    assert "is no better than guessing: are the inputs scaled and standardised" in capsys.readouterr().err
     assert main(["adopt", f"{home}:build", *words]) == 2
     assert "is there already" in capsys.readouterr().err

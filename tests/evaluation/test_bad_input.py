@@ -52,6 +52,27 @@ def test_models(y, change, error, sentence):
         evaluate(Odd(change), (X, y), PGD(THREAT), THREAT)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_in_half_precision(y, dtype):
+    named = str(dtype).replace("torch.", "")
+    with pytest.raises(
+        RuntimeError, match=rf"float32: its weights are {named}; take model\.float\(\), or a forward"
+    ):
+        evaluate(Odd().to(dtype), (X, y), PGD(THREAT), THREAT)
+
+
+def test_a_model_that_changes_its_inputs_in_place(y):
+    """What it did to them would be the data of everything after it."""
+    x = X.clone()
+    model = Odd()
+    model.forward = lambda x: model.body(x.sub_(0.5))
+    with pytest.raises(
+        ValueError, match=r"the model changes its inputs in place, but an attack goes on from them"
+    ):
+        evaluate(model, (x, y), FGSM(THREAT), THREAT)
+    assert torch.equal(x, X)
+
+
 def test_masked_classes_are_no_error(y):
     """Minus infinity is how a class is ruled out."""
     ruled_out = torch.tensor([0.0, 0.0, 0.0, -float("inf")])

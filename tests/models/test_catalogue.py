@@ -343,6 +343,32 @@ class TestOwnFunctions:
         with pytest.raises(ValueError, match=message):
             build(name, allow_modules=["own_nets"])
 
+    def test_a_network_that_is_made_already(self, own):
+        own.net = nn.Linear(2, 2)
+        with pytest.raises(
+            ValueError, match="is a network already: name a function that makes and returns it"
+        ):
+            build("own_nets:net", allow_modules=["own_nets"])
+
+    def test_what_it_needs_is_named(self, own):
+        own.needs = lambda width, depth, *more, act="relu", **others: nn.Linear(width, depth)
+        with pytest.raises(ValueError, match="needs depth: set the model's option depth, or name a function"):
+            build("own_nets:needs", width=3, allow_modules=["own_nets"])
+        assert build("own_nets:needs", width=3, depth=2, allow_modules=["own_nets"]).in_features == 3
+
+    @pytest.mark.parametrize(
+        "error", [SystemExit(2), KeyError("width"), FileNotFoundError("no options.yaml")]
+    )
+    def test_what_goes_wrong_in_it_is_told_as_its_own(self, own, error):
+        def fails():
+            raise error
+
+        own.fails = fails
+        with pytest.raises(
+            ValueError, match=f"own_nets:fails' fails when it is made: {type(error).__name__}: "
+        ):
+            build("own_nets:fails", allow_modules=["own_nets"])
+
     def test_it_must_return_a_module(self, own):
         with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, got str"):
             build("own_nets:make_text", allow_modules=["own_nets"])

@@ -122,12 +122,9 @@ def _other_dtype(model: nn.Module, x: Tensor) -> str | None:
     weights = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if not weights or x.dtype in weights:
         return None
-    # Inputs are not rounded here: in half precision a pixel would move by more than many an eps.
+    # Inputs are not cast here: in half precision a pixel would move by more than many an eps.
     named = " and ".join(sorted(f"{dtype}".replace("torch.", "") for dtype in weights))
-    return (
-        f"its weights are {named}; take model.float(), or one that casts its inputs itself and is attacked in full "
-        "precision up to there"
-    )
+    return f"its weights are {named}; take model.float(), or a forward that casts its inputs itself"
 
 
 def logits_by_batch(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:

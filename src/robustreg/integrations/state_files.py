@@ -232,7 +232,7 @@ def _tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 def _objects(file: Path) -> str:
     """Which objects, as far as the file says."""
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except (RuntimeError, ValueError, pickle.UnpicklingError):  # files of old versions do not say
         return ""
     return f" ({_few(names)})" if names else ""
