@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import robustreg as rr
-from robustreg.probe import Needs
+from robustreg.needs import Needs
 
 T, L2 = rr.Threat("linf", 0.1), rr.Threat("l2", 0.3)
 CE = rr.CrossEntropy()

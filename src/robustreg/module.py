@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from robustreg.needs import Held, Needs
 from robustreg.objective import Objective
 from robustreg.points import CLEAN, Point
-from robustreg.probe import Held, Needs, Probe
+from robustreg.probe import Probe
 from robustreg.streams import Stream, global_seed
 from robustreg.terms import CrossEntropy, Term
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from robustreg.losses import check_labels
 from robustreg.modes import Model, out_of_inference
+from robustreg.needs import Held, Needs
 from robustreg.plan import Plan, StandIn, count, learn
 from robustreg.points import Point
-from robustreg.probe import Held, Needs, Probe, check_samples
+from robustreg.probe import Probe, check_samples
 from robustreg.schedules import Weight, times, weight_at
 from robustreg.streams import Stream
 from robustreg.terms import Term, mean_over_samples, samples_of

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from robustreg.needs import Needs, Pass
 from robustreg.points import Point
-from robustreg.probe import Needs, Pass, Probe
+from robustreg.probe import Probe
 from robustreg.streams import Stream
 
 if TYPE_CHECKING:

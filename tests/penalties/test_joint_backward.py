@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import robustreg as rr
 from robustreg import penalties as P
 from robustreg.attacks import N_FGSM, RS_FGSM
-from robustreg.probe import Needs
+from robustreg.needs import Needs
 
 LINF, L2 = rr.Threat("linf", 0.08), rr.Threat("l2", 0.4)
 
