@@ -137,6 +137,31 @@ class StepsAsTheLargest(Step):
 
 
 @dataclass(frozen=True)
+class TakesAllAtOnce(Step):
+    @property
+    def refills(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class StepsAsTheWaitingAllow(Step):
+    @property
+    def refills(self) -> bool:
+        return True
+
+    def locate(self, probe: rr.Probe) -> Tensor:
+        parts = torch.arange(len(probe.x)).split(probe.at_once or max(len(probe.x), 1))
+        share = 1 / len(parts)
+        found = [probe.x[rows] + share * self.threat.steepest(self._gradient(probe, rows)) for rows in parts]
+        return self.threat.project(torch.cat(found), probe.x)
+
+    def _gradient(self, probe: rr.Probe, rows: Tensor) -> Tensor:
+        _, _, g = probe.ascend(probe.x[rows], rows, self.loss, "eval", point=self)
+        assert g is not None
+        return g
+
+
+@dataclass(frozen=True)
 class HidesThatItReadsLabels(Step):
     @property
     def reads_labels(self) -> bool:
@@ -238,6 +263,8 @@ PLANTED = [
     (GivesFloats(), "dtypes", "gave torch.float32 for samples in torch.float64"),
     (StepsByPlace(), "permutation", "permuted samples have other points"),
     (StepsAsTheLargest(), "permutation", "depends on the other samples of its batch"),
+    (TakesAllAtOnce(), "refills", "with at_once=1 it ran the network on 6 samples"),
+    (StepsAsTheWaitingAllow(), "refills", "with at_once=1 it finds other points"),
     (HidesThatItReadsLabels(), "labels", "its reads_labels is False, but without labels"),
     (ReadsNoLabelsAfterAll(), "labels", "its reads_labels is True, but as a training point it needs none"),
     (NeedsSomebodyStanding(), "fooled", "raised RuntimeError"),
@@ -279,6 +306,7 @@ def test_every_check_finds_a_planted_defect() -> None:
         (LeavesTheBox(), {"inside"}),
         (DrawsOutsideTheStreams(), {"randomness", "permutation"}),
         (StepsByPlace(), {"permutation"}),
+        (StepsAsTheWaitingAllow(), {"refills"}),
         (NeedsSomebodyStanding(), {"fooled", "shapes", "permutation"}),
         (HidesItsPoints(), {"threat", "labels"}),
     ],

@@ -80,13 +80,15 @@ class AttackCase(Case):
             attacking=role == "attack",
         )
 
-    def with_draws(self, net: nn.Module, batch: Batch, places: Tensor, seed: int = 0) -> Tensor:
+    def with_draws(
+        self, net: nn.Module, batch: Batch, places: Tensor, seed: int = 0, at_once: int | None = None
+    ) -> Tensor:
         """The attack on some samples, each with the draws that belong to it."""
         some, point = batch.rows(places), self.fresh()
         noise = draw_per_sample(point, some.x, [100 + int(i) for i in places])
         generator = torch.Generator().manual_seed(seed)
         if not self.for_training_only:
-            return point(net, some.x, some.y, generator=generator, noise=noise)
+            return point(net, some.x, some.y, generator=generator, noise=noise, at_once=at_once)
         stream = Stream.from_generator(generator)
         probe = Probe(
             net,

@@ -27,6 +27,7 @@ CHECKS: dict[Callable[[AttackCase], None], Callable[[AttackCase], bool]] = {
     searches.randomness: lambda case: True,
     searches.noise: lambda case: True,
     searches.permutation: lambda case: True,
+    searches.refills: lambda case: case.subject.refills,
     searches.labels: lambda case: True,
     searches.called: lambda case: case.for_training_only,
     searches.threat: lambda case: any(True for _ in case.subject.threats()),

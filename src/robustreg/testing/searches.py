@@ -175,6 +175,23 @@ def permutation(case: AttackCase) -> None:
     require_close(parts, whole, "a sample's point depends on the other samples of its batch")
 
 
+def refills(case: AttackCase) -> None:
+    """With more samples than go through the network together no run has more, and the points are the same."""
+    net = networks.smooth(case.shape, case.classes).double()
+    batch = case.batch().to(torch.float64)
+    every = torch.arange(len(batch))
+    whole, rows = case.with_draws(net, batch, every), [0]
+    net.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    for most in (1, 4):
+        rows[:] = [0]
+        found = case.with_draws(net, batch, every, at_once=most)
+        seen = max(rows)
+        require(
+            seen <= most, f"its refills is True, but with at_once={most} it ran the network on {seen} samples"
+        )
+        require_close(found, whole, f"its refills is True, but with at_once={most} it finds other points")
+
+
 def labels(case: AttackCase) -> None:
     """Without labels: one sentence from a point that reads them, the same points from one that does not."""
     net, batch = networks.smooth(case.shape, case.classes), case.batch()
