@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from pathlib import Path
@@ -128,7 +129,10 @@ def test_every_command_works_on_it(adopted: Path, capsys: pytest.CaptureFixture[
     assert "robustreg train" not in page
     assert main(["connections", run, "--samples", "2", "--claims", "I1", "--distances", "0"]) == 0
     for file in (adopted / "recipe.yaml", adopted / "evaluation" / "recipe.yaml"):
-        assert file.read_text().startswith("# A network that was trained elsewhere")
+        written = file.read_text()
+        assert written.startswith("# A network that was trained elsewhere")
+        assert not [word for word in ("objective", "optimizer", "epochs", "lr:") if word in written]
+    assert "optimizer" not in page
     assert json.loads((adopted / "run.json").read_text())["trained"] == "elsewhere"
 
 
@@ -173,8 +177,9 @@ def test_the_accuracy_is_that_of_ordinary_torch(
 def test_training_starts_from_it_but_does_not_make_it_again(
     elsewhere: Path, adopted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for given in (adopted, adopted / "recipe.yaml"):
-        assert main(["train", str(given)]) == 2
+    makers = [["train"], ["compare", "plain", "--out", str(tmp_path / "compared")]]
+    for command, given in itertools.product(makers, (adopted, adopted / "recipe.yaml")):
+        assert main([*command, str(given)]) == 2
         assert f"{adopted} holds a network that was trained elsewhere" in capsys.readouterr().err
     model = [
         "model={name: 'their_models.py:build', normalize: digits}",

@@ -57,6 +57,15 @@ def test_the_standard_ensemble_fills_the_card(
     assert "on 2 test samples" in values["footnote"]
 
 
+def test_a_norm_that_the_standard_ensemble_is_not_made_for(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["threat.norm=l1.5", "evaluation.attacks=[fgsm]", "evaluation.samples=2", "--no-progress"]
+    assert main(["evaluate", str(trained), *words, "--threads", "1"]) == 0
+    assert main(["export", str(trained), "--to", str(tmp_path)]) == 0
+    assert "RobustBench has the threats Linf and L2; this run's is L1.5" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

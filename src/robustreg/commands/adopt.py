@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from robustreg.config import Built, Recipe
 
 RUNS = Path("runs")
-TRAINING = {
-    "objective": {"terms": ["cross_entropy"]},
-    "optimizer": {"name": "sgd", "lr": 0.1},
-    "epochs": 1,
-    "validation": {"size": 0, "attack": None},
-}
 ATTACKS = ["fgsm", {"attack": "pgd", "steps": 50, "restarts": 2}]
 
 
@@ -157,9 +151,11 @@ def _source(model: str, weights: Path | None) -> _Source:
 def _content(
     name: str, source: _Source, data: str | None, threat: str | None, normalize: str | None
 ) -> dict[str, Any]:
+    from . import workflow
+
     content: dict[str, Any] = {
         "name": name,
-        **TRAINING,
+        "extends": workflow.ELSEWHERE,
         "model": {**source.model, **({} if normalize is None else {"normalize": normalize})},
         "threat": {**_threat(threat), "bounds": list(source.bounds)},
         "evaluation": {"attacks": ATTACKS},

@@ -68,6 +68,8 @@ def compare(
     words = recipes or []
     overrides = [word for word in words if "=" in word] + ([f"data={data}"] if data else [])
     names = [word for word in words if "=" not in word]
+    for name in names:
+        workflow.refuse_adopted(name)
     loaded = load_all(names, methods_named(methods), overrides, imports or [], seeds)
     workflow.torch_device(device)
     setting = workflow.Setting(data_dir, device, threads, not no_progress)

@@ -129,8 +129,11 @@ def _standard_ensemble(built: Built, evaluation: Evaluation) -> Score | None:
     """The accuracy under the standard ensemble at the evaluation's own radius, where it was measured."""
     from robustreg.attacks import StandardEnsemble
 
-    wanted = StandardEnsemble(evaluation.threat)
-    return next((r.score for r in evaluation.counted if built.attacks.get(r.name) == wanted), None)
+    for result in evaluation.counted:
+        attack = built.attacks.get(result.name)
+        if isinstance(attack, StandardEnsemble) and attack == StandardEnsemble(evaluation.threat):
+            return result.score
+    return None
 
 
 def _footnote(evaluation: Evaluation) -> str:

@@ -50,12 +50,7 @@ def train(
 
     from . import workflow
 
-    given = Path(recipe).parent if Path(recipe).is_file() else Path(recipe)
-    if workflow.is_adopted(given):
-        raise UsageError(
-            f"{given} holds a network that was trained elsewhere, and no recipe of its training; "
-            f"`robustreg train RECIPE start={given}` with its `model` starts another from its weights"
-        )
+    workflow.refuse_adopted(recipe)
     changes = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
     loaded = load_recipe(recipe, changes, imports=imports or [])
     folder = _folder(recipe, loaded, run_dir, resume)

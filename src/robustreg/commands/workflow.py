@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 RECIPE_FILE = "recipe.yaml"
 EVIDENCE = Path("evaluation") / "evidence"
+ELSEWHERE = "_elsewhere"  # the recipe that those of adopted networks extend
 ADOPTED = """\
-# A network that was trained elsewhere, of which `robustreg adopt` made this run. Data, threat, model and evaluation are
-# its own; objective, optimizer and what else belongs to training say nothing of it and only fill the form.
+# A network that was trained elsewhere, of which `robustreg adopt` made this run: how to look at it, and nothing of its
+# training.
 """
+OF_A_NETWORK = ("name", "seed", "imports", "threat", "data", "model", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -192,9 +194,14 @@ def recipe_of(folder: Path, overrides: list[str] | None = None, imports: list[st
 
 
 def recipe_text(recipe: Recipe, adopted: bool = False) -> str:
-    """RUN/recipe.yaml: every key, defaults included; of a network that was trained elsewhere it says so."""
+    """RUN/recipe.yaml: every key, defaults included; without those of training where that was done elsewhere."""
+    if adopted:
+        import yaml
+
+        content = {"extends": ELSEWHERE} | {k: v for k, v in recipe.to_dict().items() if k in OF_A_NETWORK}
+        return f"{ADOPTED}{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}"
     said = "# The fully resolved recipe of this run; `robustreg train` with this file makes it again.\n"
-    return f"{ADOPTED if adopted else said}{recipe.to_yaml()}"
+    return f"{said}{recipe.to_yaml()}"
 
 
 def is_evaluated(folder: Path) -> bool:
@@ -211,6 +218,16 @@ def status_of(folder: Path) -> str | None:
 def is_adopted(folder: Path) -> bool:
     """Whether the folder is a run of a network that was trained elsewhere."""
     return (_run_json(folder) or {}).get("trained") == "elsewhere"
+
+
+def refuse_adopted(recipe: str) -> None:
+    """Raise UsageError where what should be trained is a run of a network that was trained elsewhere, or its recipe."""
+    given = Path(recipe).parent if Path(recipe).is_file() else Path(recipe)
+    if is_adopted(given):
+        raise UsageError(
+            f"{given} holds a network that was trained elsewhere, and no recipe of its training; "
+            f"`robustreg train RECIPE start={given}` with its `model` starts another from its weights"
+        )
 
 
 def _run_json(folder: Path) -> dict[str, Any] | None:
