@@ -23,6 +23,7 @@ from robustreg.evaluation.progress import Progress
 from robustreg.evaluation.reduced import Precision, as_attacked, lost_in_rounding, precision_of
 from robustreg.evaluation.samples import Samples
 from robustreg.evaluation.work import Work, WorkStore
+from robustreg.streams import derive_seed, global_seed
 from robustreg.threat import Threat
 
 SAVE_EVERY_SECONDS = 60.0
@@ -226,7 +227,9 @@ def _attacked(
             )
 
     x_adv = craft(lent, torch.arange(len(x), device=x.device))
-    logits = logits_by_batch(model, x_adv, size)
+    # The verdict on a randomised model is of one run: of the same one whatever ran before.
+    with global_seed(x.device, derive_seed(setting.seed, member.stage, "verdict", int(caught.indices[0]))):
+        logits = logits_by_batch(model, x_adv, size)
     if bool((logits.isnan().any(1) & x_adv.flatten(1).isfinite().all(1)).any()):
         warnings.warn(
             f"the model gives NaN logits at points of {member.stage!r}: such a sample counts as misclassified",

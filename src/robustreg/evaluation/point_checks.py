@@ -31,9 +31,7 @@ class Predictor:
 
     def learn_gap(self, clean: Tensor) -> None:
         """Set the gap from the clean logits `[N, C]`."""
-        relative = NOISE.get(clean.dtype, 1e-4) if self.noise is None else self.noise
-        finite = torch.where(clean.isfinite(), clean.double().abs(), 0.0)
-        self.gap = relative * float(finite.amax(dim=1).mean())
+        self.gap = gap_of(clean, self.noise)
 
     def too_close(self, logits: Tensor, y: Tensor) -> Tensor:
         """Tell where label and best other class are within the gap, `[B]` bool."""
@@ -41,6 +39,13 @@ class Predictor:
         label = values.gather(1, y[:, None]).squeeze(1)
         other = values.scatter(1, y[:, None], -math.inf).amax(dim=1)
         return (label - other).abs() <= self.gap
+
+
+def gap_of(clean: Tensor, noise: float | None = None) -> float:
+    """How far logits may move by rounding, for a model with the clean logits `[N, C]`."""
+    relative = NOISE.get(clean.dtype, 1e-4) if noise is None else noise
+    finite = torch.where(clean.isfinite(), clean.double().abs(), 0.0)
+    return relative * float(finite.amax(dim=1).mean())
 
 
 def stored_points(

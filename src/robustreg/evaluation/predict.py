@@ -188,16 +188,26 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._copies = [tensor.detach().clone() for tensor in self._tensors()]
+        self._of_the_model: set[int] = set()
+
+    def learn(self) -> bool:
+        """Restore what running the model alone has changed, and lay it on no attack from now on; True when it had."""
+        changed = self._restore()
+        self._of_the_model |= changed
+        return bool(changed)
 
     def undo(self) -> bool:
-        """Restore the copied values; True when anything had changed."""
-        changed = False
+        """Restore the copied values; True when anything had changed that the model does not change by itself."""
+        return bool(self._restore() - self._of_the_model)
+
+    def _restore(self) -> set[int]:
+        changed = set()
         with torch.no_grad():
-            for tensor, copy in zip(self._tensors(), self._copies, strict=True):
+            for number, (tensor, copy) in enumerate(zip(self._tensors(), self._copies, strict=True)):
                 # Compared as bytes: a NaN equals itself and 0.0 differs from -0.0.
                 if not torch.equal(_bytes(tensor), _bytes(copy)):
                     tensor.copy_(copy)
-                    changed = True
+                    changed.add(number)
         return changed
 
     def _tensors(self) -> list[Tensor]:

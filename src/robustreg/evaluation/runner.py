@@ -56,9 +56,10 @@ from robustreg.evaluation.progress import Progress, reporter
 from robustreg.evaluation.reduced import Precision, check_precision
 from robustreg.evaluation.results import AttackResult, CurvePoint, Evaluation, Score, worst_case
 from robustreg.evaluation.samples import Samples, check_labels, gather
+from robustreg.evaluation.steadiness import RANDOMISED, unsteady
 from robustreg.evaluation.work import Work, WorkStore
 from robustreg.files import PathLike
-from robustreg.streams import derive_seed
+from robustreg.streams import derive_seed, global_seed
 from robustreg.threat import Threat
 
 
@@ -158,7 +159,8 @@ def evaluate(
     if folder is not None:
         fingerprint = {"model": model_sha256(model), "data": data_sha256(samples)}
 
-    with as_found(model, where), reporter(progress) as report:
+    # Networks with random layers draw from the global generators: seeded, so that the same call goes on from its work.
+    with as_found(model, where), global_seed(where, derive_seed(seed, "run")), reporter(progress) as report:
         setting = Setting(
             model=model,
             samples=samples,
@@ -257,10 +259,17 @@ class _Run:
                 )
             if first == 0:
                 warn_if_gradients_fail(setting.model, x, samples.y[: len(x)].to(x.device))
+                self._warn_if_unsteady(x, batch)
             logits.append(batch)
             y = samples.y[first : first + setting.batch_size].cpu()
             standing += int(correct(batch, y).sum())
             setting.report(Progress("clean", first + len(x), len(samples), standing))
+        if setting.snapshot.learn():
+            warnings.warn(
+                "the model changes its own buffers whenever it runs, in evaluation mode too (BatchNorm that stays in "
+                "training mode?): they are put back after every attack",
+                stacklevel=3,
+            )
         joined, y = torch.cat(logits), samples.y.cpu()
         warn_if_probabilities(joined)
         self._right = correct(joined, y)
@@ -270,6 +279,17 @@ class _Run:
                 f"the model classifies none of {len(samples)} samples right, so there is nothing to attack",
                 stacklevel=3,
             )
+
+    def _warn_if_unsteady(self, x: Tensor, logits: Tensor) -> None:
+        why = unsteady(self._setting.model, x, logits)
+        if why == RANDOMISED:
+            warnings.warn(
+                f"{why}: every verdict is of one run, which looking again need not confirm; the standard ensemble has "
+                "the version 'rand' for such models",
+                stacklevel=4,
+            )
+        elif why is not None:
+            warnings.warn(f"{why}: every verdict is of the batch that a point was found in", stacklevel=4)
 
     def attack_all(self) -> None:
         """Run the attacks in the order given."""

@@ -23,11 +23,13 @@ from robustreg.evaluation.hashes import data_sha256, model_sha256
 from robustreg.evaluation.packing import fractions
 from robustreg.evaluation.per_class import class_scores
 from robustreg.evaluation.point_checks import Predictor, check_inside, check_predictions, stored_points
-from robustreg.evaluation.predict import as_found, correct, device_for, logits_of
+from robustreg.evaluation.predict import Snapshot, as_found, correct, device_for, logits_of
 from robustreg.evaluation.results import FILE
 from robustreg.evaluation.samples import Samples, gather
+from robustreg.evaluation.steadiness import unsteady
 from robustreg.evaluation.verification import Verification
 from robustreg.files import PathLike, read_json, sha256_file
+from robustreg.streams import global_seed
 
 
 def verify(
@@ -82,7 +84,8 @@ def verify(
         return torch.cat([logits_of(model, part.to(where)).cpu() for part in torch.split(x, batch_size)])
 
     predictor = Predictor(predict, noise)
-    with as_found(model, where):
+    snapshot = Snapshot(model)
+    with as_found(model, where), global_seed(where, 0):
         _check_clean(found, claims, samples, predictor)
         _check_outcomes(found, claims)
         for claim in claims.attacks:
@@ -97,6 +100,12 @@ def verify(
                 found.notes.append(f"The distances of {distances.name} prove nothing: {distances.problem}.")
             elif tensors is not None:
                 _check_distances(found, distances, claims, tensors, samples, predictor)
+        first = samples.x[:batch_size].to(where)
+        if why := unsteady(model, first, logits_of(model, first)):
+            found.notes.append(
+                f"Here {why}: a point that fooled it once need not do so again, and none is proof."
+            )
+        snapshot.undo()
     _check_summary(found, claims, samples, folder.parent / FILE)
     if found.undecided:
         found.notes.append(
