@@ -73,6 +73,27 @@ def test_a_model_that_changes_its_inputs_in_place(y):
     assert torch.equal(x, X)
 
 
+def test_a_model_that_breaks_on_the_way_is_not_fooled(y, tmp_path):
+    model = Odd()
+    calls = []
+    model.register_forward_hook(lambda module, given, z: z * float("nan") if calls else None)
+
+    def slow(model, x, y):
+        calls.append(1)
+        return x
+
+    with pytest.warns(
+        UserWarning, match=r"'slow' is not counted: .*the model gives NaN logits by now for clean samples"
+    ):
+        evaluation = evaluate(
+            model, (X, y), {"fgsm": FGSM(THREAT), "slow": slow}, THREAT, evidence_dir=tmp_path
+        )
+    assert [result.status for result in evaluation.attacks] == ["counted", "invalid"]
+    assert torch.equal(evaluation.worst_case.outcomes, evaluation["fgsm"].score.outcomes)
+    calls.clear()
+    assert verify(tmp_path, model, (X, y)).ok
+
+
 def test_masked_classes_are_no_error(y):
     """Minus infinity is how a class is ruled out."""
     ruled_out = torch.tensor([0.0, 0.0, 0.0, -float("inf")])

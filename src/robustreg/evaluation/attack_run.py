@@ -231,6 +231,10 @@ def _attacked(
     with global_seed(x.device, derive_seed(setting.seed, member.stage, "verdict", int(caught.indices[0]))):
         logits = logits_by_batch(model, x_adv, size)
     if bool((logits.isnan().any(1) & x_adv.flatten(1).isfinite().all(1)).any()):
+        if bool(logits_by_batch(model, x, size).isnan().any()):
+            raise RuntimeError(
+                "the model gives NaN logits by now for clean samples that it classified before: no attack did that"
+            )
         warnings.warn(
             f"the model gives NaN logits at points of {member.stage!r}: such a sample counts as misclassified",
             stacklevel=2,
