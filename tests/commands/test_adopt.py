@@ -48,6 +48,10 @@ def reads():
     open("no such file")
 
 
+def nowhere():
+    return Net().to("meta")
+
+
 def half():
     return Net().bfloat16()
 
@@ -286,6 +290,7 @@ def test_an_exported_network_comes_back(
         ),
         (
             "w.pt",
+            ("w.pt", (), "nowhere", 2, "the network is on the device 'meta', where tensors have no values"),
             (),
             "half",
             1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,32 @@ def test_normalisation_before_the_network_stays(state: State) -> None:
     assert torch.equal(net[0].mean, mean)
     with pytest.raises(ValueError, match="are of another network"):
         load_state(net, plain, "they")
+
+
+class Logits(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+        self.register_buffer("mean", torch.tensor(0.5))
+
+
+@pytest.mark.parametrize(
+    "wrapped", [Logits, lambda: nn.DataParallel(network()), lambda: nn.DataParallel(Logits())]
+)
+def test_a_network_that_only_wraps_another(state: State, wrapped: Callable[[], nn.Module]) -> None:
+    net = wrapped()
+    assert load_state(net, named(state, "model."), "they") == "model"
+    loaded = net.state_dict()
+    assert all(
+        torch.equal(loaded[name], state[inner]) for name in loaded for inner in state if name.endswith(inner)
+    )
+    with pytest.raises(ValueError, match="are of another network"):
+        load_state(net, {"model.3.weight": torch.rand(3, 72), "model.3.bias": torch.rand(3)}, "they")
+
+
+def test_one_layer_is_not_looked_for_in_another_network(state: State) -> None:
+    with pytest.raises(ValueError, match="are of another network"):
+        load_state(nn.Sequential(nn.Flatten(), nn.Linear(72, 3)), state, "they")
 
 
 @pytest.mark.parametrize(

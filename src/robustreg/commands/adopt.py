@@ -204,6 +204,10 @@ def _load(net: nn.Module, source: _Source, key: str | None) -> dict[str, Any] | 
         if key is not None:
             raise UsageError("--key is of a file of weights: say which with --weights")
         return None
+    if any(parameter.is_meta for parameter in net.parameters()):
+        raise UsageError(
+            "the network is on the device 'meta', where tensors have no values: let it be made on the CPU"
+        )
     place = load_state(net, read_state(source.weights), f"the weights in {source.weights}", key)
     return {"file": source.weights.name, "sha256": sha256_file(source.weights), "key": place or None}
 

@@ -22,7 +22,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from robustreg.files import PathLike
-from robustreg.models import Normalize
 
 _SHOWN = 3
 _COUNTERS = "num_batches_tracked"  # of BatchNorm: old files lack them, and evaluation does not read them
@@ -77,9 +76,9 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], what: str, key: str 
     """Put the weights into the network, in place, from wherever in the file all of them are.
 
     Before their names there stand the keys of containers and the attributes of wrappers, `state_dict.model.` in a
-    checkpoint of Lightning; which they are does not matter, nor what else is in the file. A `Normalize` that stands
-    before the network, as `models.build(normalize=...)` puts it, is left as it is where the weights are of the network
-    alone.
+    checkpoint of Lightning; which they are does not matter, nor what else is in the file. A network that only wraps
+    another, in a `Normalize` as `models.build(normalize=...)` does or to return its logits alone, takes the weights of
+    that one, too; buffers around it are left as they are.
 
     Args:
         net: the network.
@@ -192,9 +191,16 @@ def _places(net: nn.Module, state: Mapping[str, Tensor]) -> list[_Place]:
 
 
 def _parts(net: nn.Module) -> list[nn.Module]:
-    """The network, and the one behind its normalisation."""
-    normalised = isinstance(net, nn.Sequential) and len(net) == 2 and isinstance(net[0], Normalize)
-    return [net, net[1]] if normalised and isinstance(net, nn.Sequential) else [net]
+    """The network, and those that it only wraps: where all parameters are under one child, that child."""
+    parts = [net]
+    while True:
+        homes = {name.partition(".")[0] for name, _ in parts[-1].named_parameters()}
+        inner = dict(parts[-1].named_children()).get(homes.pop()) if len(homes) == 1 else None
+        if inner is None or not any(
+            inner.children()
+        ):  # a single layer is found too easily in a file of another network
+            return parts
+        parts.append(inner)
 
 
 def _check_kind(file: Path) -> None:
