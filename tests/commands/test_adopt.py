@@ -48,6 +48,15 @@ def reads():
     open("no such file")
 
 
+class Random(Net):
+    def forward(self, x):
+        return super().forward(torch.dropout(x, 0.5, True))
+
+
+def randomised():
+    return Random()
+
+
 def nowhere():
     return Net().to("meta")
 
@@ -205,6 +214,18 @@ def test_training_starts_from_it_but_does_not_make_it_again(
     assert all(torch.allclose(one[key], other[key], atol=1e-5) for key in one)
 
 
+def test_claims_of_functions_are_not_for_what_is_none_nor_for_no_ball(
+    elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adopt(elsewhere, "w.pt", tmp_path / "random", function="randomised") == 0
+    few = ["--samples", "2", "--claims", "I1", "--distances", "0"]
+    main(["connections", str(tmp_path / "random"), *few])
+    assert "differ from run to run: the claims are about functions of one sample" in capsys.readouterr().err
+    assert adopt(elsewhere, "w.pt", tmp_path / "zero", "threat.eps=0") == 0
+    assert main(["connections", str(tmp_path / "zero"), *few]) == 2
+    assert f"but the threat of {tmp_path / 'zero'} has eps 0" in capsys.readouterr().err
+
+
 def test_an_exported_network_comes_back(
     elsewhere: Path, tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,12 +311,12 @@ def test_an_exported_network_comes_back(
         ),
         (
             "w.pt",
-            ("w.pt", (), "nowhere", 2, "the network is on the device 'meta', where tensors have no values"),
             (),
             "half",
             1,
             "float32: its weights are bfloat16; take model.float(), or a forward that casts",
         ),
+        ("w.pt", (), "nowhere", 2, "the network is on the device 'meta', where tensors have no values"),
         ("w.pt", ("--threat", "l2:1e400"), "build", 2, "--threat should be NORM:EPS, such as linf:8/255"),
         ("w.pt", ("--threat", "linf"), "build", 2, "--threat should be NORM:EPS, such as linf:8/255"),
         (

@@ -145,14 +145,20 @@ def _chosen(known: tuple[Claim, ...], wanted: str | None) -> list[Claim]:
 
 def _case(run: Path, samples: int, radius: float, setting: Setting, imports: list[str] | None) -> Case:
     """The run's network in float64 on its first test samples, under its own threat."""
+    import warnings
+
     from robustreg.config import build
     from robustreg.connections import Case
+    from robustreg.evaluation.predict import logits_of
+    from robustreg.evaluation.steadiness import unsteady
 
     from . import workflow
 
     recipe = workflow.recipe_of(run, imports=imports)
     workflow.set_threads(setting)
     built = build(recipe, data_dir=setting.data_dir, other_runs=False)
+    if not built.threat.eps > 0:
+        raise UsageError(f"the claims are about a ball around a sample, but the threat of {run} has eps 0")
     net = workflow.load_net(built, run, setting)
     test = workflow.test_samples(built)
     test = test.take(min(samples, len(test))).to(workflow.torch_device(setting.device))
@@ -162,6 +168,10 @@ def _case(run: Path, samples: int, radius: float, setting: Setting, imports: lis
         raise UsageError(
             f"{len(test)} samples of {inputs} inputs have Hessians of {len(test) * inputs**2 * 8 / 2**30:.0f} GiB; "
             f"take --samples {fit} or fewer"
+        )
+    if why := unsteady(net, test.x, logits_of(net, test.x)):
+        warnings.warn(
+            f"{why}: the claims are about functions of one sample, and do not apply to it", stacklevel=2
         )
     return Case(net, test.x, test.y, threat=built.threat, radius=radius)
 
