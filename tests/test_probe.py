@@ -270,6 +270,37 @@ def test_masks_may_be_shared(masks: nn.Module) -> None:
     assert probe.logits(clean, dropout_of=clean) is probe.logits()
 
 
+def test_an_average_is_that_of_its_runs(masks: nn.Module) -> None:
+    x, y = ones()
+    probe, weights = probe_of(masks, (x, y)), []
+    masks.register_forward_hook(lambda _, given, out: weights.append(out.detach()))
+    logits, losses, g = probe.average(x, None, "ce", "train", 3, "draws", point=rr.Clean())
+    assert counted(probe) == (3, 3)
+    assert len({tuple(run.flatten().tolist()) for run in logits}) == 3, "each run has masks of its own"
+    assert all(torch.equal(run, seen) for run, seen in zip(logits, weights, strict=True))
+    torch.testing.assert_close(
+        losses, torch.stack([numerics.cross_entropy(run, y) for run in logits]).mean(0)
+    )
+    # once more, run by run: the same stream gives the same masks in the same order
+    (first,), _, slope = probe.average(x, None, "ce", "train", 1, "draws", point=rr.Clean())
+    assert torch.equal(first, logits[0])
+    assert g is not None
+    assert slope is not None
+    assert not torch.equal(g, slope)
+    _, losses, g = probe.average(x, None, "ce", "train", 3, "draws", point=rr.Clean(), gradient=False)
+    assert g is None
+    assert not losses.requires_grad
+
+
+def test_the_gradient_of_an_average(smooth_net: nn.Module, double_batch: Any) -> None:
+    """Of a network that draws nothing it is the gradient itself."""
+    x, _ = double_batch
+    probe = probe_of(smooth_net, double_batch)
+    _, losses, g = probe.average(x, None, "ce", "eval", 4, point=rr.Clean())
+    torch.testing.assert_close(g, probe.grad(rr.Clean(), "ce", "eval"))
+    torch.testing.assert_close(losses, probe.loss(rr.Clean(), "ce", "eval"))
+
+
 def test_masks_of_an_attacks_steps_differ(masks: nn.Module) -> None:
     seen: list[Tensor] = []
     masks.register_forward_hook(lambda *args: seen.append((args[2] > 0).float()))

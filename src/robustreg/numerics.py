@@ -184,8 +184,10 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: wrong shapes, labels that are not integers, fewer than two classes.
     """
-    own, others, unlabelled = _own_and_others(logits, y)
-    return torch.where(unlabelled, 0.0, own - others.amax(1))
+    logits, y = _logits_and_labels(logits, y, least=2)
+    own = y.clamp(min=0).unsqueeze(1)
+    others = logits.scatter(1, own, -math.inf).amax(1)
+    return torch.where(y == UNLABELLED, 0.0, logits.gather(1, own).squeeze(1) - others)
 
 
 def error_log_odds(logits: Tensor, y: Tensor) -> Tensor:
@@ -198,9 +200,11 @@ def error_log_odds(logits: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: wrong shapes, labels that are not integers, fewer than two classes.
     """
-    own, others, unlabelled = _own_and_others(logits, y)
+    logits, y = _logits_and_labels(logits, y, least=2)
+    own = y.clamp(min=0).unsqueeze(1)
     # The difference first: it has no rounding of the logits' level, which may be large.
-    return torch.where(unlabelled, 0.0, (others - own.unsqueeze(1)).logsumexp(1))
+    gaps = logits - logits.gather(1, own)
+    return torch.where(y == UNLABELLED, 0.0, gaps.scatter(1, own, -math.inf).logsumexp(1))
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -219,14 +223,13 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     if logits.shape[-1] < 4:
         return -margin(logits, y)
     logits, y = _logits_and_labels(logits, y)
-    unlabelled = y == UNLABELLED
-    own = y.masked_fill(unlabelled, 0).unsqueeze(1)
+    own = y.clamp(min=0)
     top = logits.topk(3, dim=1)
     first, second, third = top.values.unbind(1)
-    other = torch.where(top.indices[:, 0] == own.squeeze(1), second, first)
-    gap, spread = other - logits.gather(1, own).squeeze(1), first - third
+    other = torch.where(top.indices[:, 0] == own, second, first)
+    gap, spread = other - logits.gather(1, own.unsqueeze(1)).squeeze(1), first - third
     loss = gap / torch.where(spread < torch.finfo(spread.dtype).tiny, 1.0, spread)
-    return torch.where(unlabelled, 0.0, loss)
+    return torch.where(y == UNLABELLED, 0.0, loss)
 
 
 def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -288,21 +291,12 @@ def _logits(logits: Tensor) -> Tensor:
     return upcast(logits)
 
 
-def _logits_and_labels(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _logits_and_labels(logits: Tensor, y: Tensor, least: int = 0) -> tuple[Tensor, Tensor]:
     logits = _logits(logits)
+    if logits.shape[1] < least:
+        raise ValueError(f"a margin needs logits of at least {least} classes, got {logits.shape[1]}")
     if y.is_floating_point() or y.is_complex():
         raise ValueError(f"expected integer class labels, got {y.dtype}")
     if y.shape != logits.shape[:1]:
         raise ValueError(f"expected labels of shape [{logits.shape[0]}], one per sample, got {_shape(y)}")
     return logits, y.long()
-
-
-def _own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return z_y `[B]`, the logits with -inf in its place `[B, C]`, and where there is no label `[B]`."""
-    logits, y = _logits_and_labels(logits, y)
-    classes = logits.shape[1]
-    if classes < 2:
-        raise ValueError(f"a margin needs logits of at least 2 classes, got {classes}")
-    unlabelled = y == UNLABELLED
-    own = y.masked_fill(unlabelled, 0).unsqueeze(1)
-    return logits.gather(1, own).squeeze(1), logits.scatter(1, own, -math.inf), unlabelled

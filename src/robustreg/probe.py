@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -337,17 +338,49 @@ class Probe:
 
         ``rows`` are the batch's samples that are still in play (None for all); without ``gradient`` it only looks.
         """
-        function = self.loss_function(loss, mode)
-        with torch.set_grad_enabled(gradient):
-            u = self._leaf(z) if gradient else z
-            logits = self.run(u, mode, *key, point=point, graph=gradient)
-            losses = function(logits, rows)
-            g = _gradient(losses, u) if gradient else None
+        (logits,), losses, g = self.average(z, rows, loss, mode, 1, *key, point=point, gradient=gradient)
         if rows is None:
-            self.predicted.setdefault(point, []).append(logits.detach().argmax(1))
-        if gradient:
-            self._record("input backward", _name(point), mode)
-        return logits.detach(), losses.detach(), g
+            self.predicted.setdefault(point, []).append(logits.argmax(1))
+        return logits, losses, g
+
+    def average(
+        self,
+        z: Tensor,
+        rows: Tensor | None,
+        loss: Loss,
+        mode: Mode,
+        draws: int,
+        *key: object,
+        point: Point,
+        gradient: bool = True,
+    ) -> tuple[list[Tensor], Tensor, Tensor | None]:
+        """``ascend`` over several runs of a network that draws random numbers, which draw one after the other.
+
+        The logits ``[b, C]`` of each run, and the means of losses ``[b]`` and input gradients ``[b, ...]``.
+        """
+        function = self.loss_function(loss, mode)
+        mode = "batch" if mode == "train" and self._observing else mode
+        with torch.set_grad_enabled(gradient), self._ready(z.device, mode, "run", *key) as run:
+            u = self._leaf(z) if gradient else z
+
+            def look() -> tuple[Tensor, Tensor, Tensor | None]:
+                logits = run(u)
+                self._record("forward", _name(point), mode)
+                losses, g = function(logits, rows), None
+                if gradient:
+                    g = _gradient(losses, u)
+                    self._record("input backward", _name(point), mode)
+                return logits.detach(), losses.detach(), g
+
+            first, losses, g = look()
+            seen = [first]
+            for _ in range(draws - 1):
+                logits, more, slope = look()
+                seen.append(logits)
+                losses, g = losses + more, None if g is None or slope is None else g + slope
+        if draws > 1:
+            losses, g = losses / draws, None if g is None else g / draws
+        return seen, losses, g
 
     def boundaries(
         self, z: Tensor, own: Tensor, others: Tensor, mode: Mode, *key: object, point: Point
@@ -518,23 +551,22 @@ class Probe:
         return z + (0 * anchor.flatten()[0]).to(z.dtype)
 
     def _apply(self, u: Tensor, mode: Mode, *key: object, model: Model | None = None) -> Tensor:
+        with self._ready(u.device, mode, *key, model=model) as run:
+            return run(u)
+
+    @contextlib.contextmanager
+    def _ready(
+        self, device: torch.device, mode: Mode, *key: object, model: Model | None = None
+    ) -> Iterator[Model]:
+        """The network in a mode and with the random numbers that ``key`` names, put back afterwards."""
         own = model is None or model is self.model
         model = self.model if model is None else model
         with running(model, mode, self._statistics_of_the_start(mode) if own else None):
             if torch.compiler.is_compiling():
-                logits: object = model(u)
+                yield partial(_logits, model)
             else:
-                with global_seed(u.device, self._seed_of(key)):
-                    logits = model(u)
-        if not isinstance(logits, Tensor):
-            raise TypeError(
-                f"the model must return logits [B, C] as one tensor, but returned a {type(logits).__name__}"
-            )
-        if logits.ndim != 2 or logits.shape[0] != u.shape[0]:
-            raise ValueError(
-                f"the model must return logits [B, C] with B = {u.shape[0]}, but returned {list(logits.shape)}"
-            )
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+                with global_seed(device, self._seed_of(key)):
+                    yield partial(_logits, model)
 
     def _statistics_of_the_start(self, mode: Mode) -> Statistics | None:
         """BatchNorm's statistics from before this step's training forwards, for its forwards in ``"eval"``.
@@ -596,6 +628,20 @@ def _gradient(losses: Tensor, u: Tensor, *, retain_graph: bool = False, create_g
     if g is None:
         raise ValueError(NO_GRADIENT)
     return g
+
+
+def _logits(model: Model, u: Tensor) -> Tensor:
+    """Logits ``[B, C]`` in at least float32, or a sentence on what the model returned instead."""
+    logits: object = model(u)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"the model must return logits [B, C] as one tensor, but returned a {type(logits).__name__}"
+        )
+    if logits.ndim != 2 or logits.shape[0] != u.shape[0]:
+        raise ValueError(
+            f"the model must return logits [B, C] with B = {u.shape[0]}, but returned {list(logits.shape)}"
+        )
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def _beside(network: Model, z: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -245,39 +246,28 @@ class Search:
         """Run the network at ``rows.z``: logits, gradient, and who is misclassified."""
 
         parts = slices(rows.z, self._mode) if gradient and self._leave else [slice(None)]
-        y = self._probe.labels()[rows.index] if self._leave else None
-
-        def run(draw: int) -> tuple[Tensor, Tensor, Tensor | None]:
-            found = [
-                self._probe.ascend(
-                    rows.z[part],
-                    rows.index[part],
-                    _Ready(loss),
-                    self._mode,
-                    *(*key, draw, *([number] if number else [])),
-                    point=self._point,
-                    gradient=gradient,
-                )
-                for number, part in enumerate(parts)
-            ]
-            if len(found) == 1:
-                return found[0]
-            logits, losses, gradients = zip(*found, strict=True)
-            return torch.cat(logits), torch.cat(losses), torch.cat(gradients)
-
-        def mistaken(logits: Tensor) -> Tensor | None:
-            return None if y is None else logits.argmax(1) != y
-
-        logits, losses, g = run(0)
-        wrong = mistaken(logits)
-        for draw in range(1, self._draws):
-            logits, more, gradients = run(draw)
-            losses = losses + more
-            g = None if g is None or gradients is None else g + gradients
+        found = [
+            self._probe.average(
+                rows.z[part],
+                rows.index[part],
+                _Ready(loss),
+                self._mode,
+                self._draws,
+                *(*key, *([number] if number else [])),
+                point=self._point,
+                gradient=gradient,
+            )
+            for number, part in enumerate(parts)
+        ]
+        runs, losses, gradients = zip(*found, strict=True)
+        logits = [_whole(draw) for draw in zip(*runs, strict=True)]
+        rows.losses = _whole(losses).to(self._highest.dtype)
+        wrong = None
+        if self._leave:
+            y = self._probe.labels()[rows.index]
             # A network that draws numbers is fooled for good where every draw is: one lucky draw proves little.
-            wrong = wrong & again if wrong is not None and (again := mistaken(logits)) is not None else None
-        rows.losses = (losses / self._draws).to(self._highest.dtype)
-        return logits, g, wrong
+            wrong = reduce(torch.logical_and, (draw.argmax(1) != y for draw in logits))
+        return logits[-1], _whole(gradients) if gradient else None, wrong
 
     def _take_out(self, rows: Rows, rule: Rule, g: Tensor | None) -> Tensor | None:
         """Note the rows that are fooled and go on without them."""
@@ -293,6 +283,10 @@ class Search:
         self._highest[index] = torch.where(better, rows.highest, self._highest[index])
         self._standing[index] &= ~rows.fooled
         self._probe.tell(index, rows.best, rows.fooled)
+
+
+def _whole(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _judge(rows: Rows, scores: Tensor, wrong: Tensor | None) -> None:
