@@ -73,6 +73,14 @@ def test_a_model_that_changes_its_inputs_in_place(y):
     assert torch.equal(x, X)
 
 
+def test_in_inference_mode(y):
+    model, attack = Odd(), FGSM(THREAT)
+    expected = evaluate(model, (X, y), attack, THREAT)
+    with torch.inference_mode():
+        found = evaluate(model, (X.clone(), y), attack, THREAT)
+    assert torch.equal(found.worst_case.outcomes, expected.worst_case.outcomes)
+
+
 def test_a_model_that_breaks_on_the_way_is_not_fooled(y, tmp_path):
     model = Odd()
     calls = []

@@ -89,14 +89,16 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
         ValueError: when the shape is not `[B, C]` with at least two classes, or the model changes its inputs.
     """
     with running(model, "eval"), torch.no_grad():
-        given = x.clone()
+        with torch.inference_mode(False):  # in it tensors would not count how often they were changed
+            given = x.clone()
+        version = given._version
         try:
             out: Any = model(given)
         except Exception as error:
             got = f"{list(x.shape)} {x.dtype}".replace("torch.", "")
             said = _other_dtype(model, x) or (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RuntimeError(f"the model fails on inputs of {got}: {said}") from error
-    if given._version:
+    if given._version != version:
         raise ValueError(
             "the model changes its inputs in place, but an attack goes on from them: let it compute others, "
             "such as x = (x - mean) / std"
