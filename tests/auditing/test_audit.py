@@ -17,6 +17,7 @@ from robustreg import auditing
 from robustreg.auditing import CHECKS, Audit, Case, Finding, Measured
 from robustreg.auditing import check as register
 from robustreg.auditing.case import Outcome
+from robustreg.auditing.statistics import Estimate
 from robustreg.testing.planted import PLANTED, planted
 
 THREAT = rr.Threat("linf", 0.15)
@@ -419,6 +420,63 @@ def test_one_step_that_is_only_weaker_is_no_collapse(
     assert found["single_step"].concern == concern
 
 
+def fooling(monkeypatch: pytest.MonkeyPatch, **shares: float) -> None:
+    """Attacks that fool the first so many of the samples."""
+
+    def attacked(case: Case, name: str) -> Outcome:
+        fooled = torch.arange(len(case.x)) < shares.get(name, 0.0) * len(case.x)
+        return Outcome(case.x, fooled, torch.zeros(len(case.x)), None)
+
+    monkeypatch.setattr(Case, "attacked", attacked)
+
+
+@pytest.mark.parametrize(
+    ("margin", "adaptive", "more", "concern"),
+    [
+        (0.5, 0.5, 0.5, "none"),
+        (0.2, 0.5, 0.5, "suspicious"),
+        (0.2, 0.9, 0.5, "masked"),
+        (0.5, 0.5, 0.8, "suspicious"),
+    ],
+)
+def test_an_attack_that_chooses_its_steps_finds_no_more(
+    margin: float,
+    adaptive: float,
+    more: float,
+    concern: str,
+    trained: Trained,
+    test_samples: Samples,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where fixed steps get stuck, in a steep layer say, more of them and other starts get stuck, too."""
+    fooling(monkeypatch, pgd=0.5, more=more, margin=margin, adaptive=adaptive)
+    found = rr.audit(trained("plain"), test_samples, THREAT, checks=["more_effort"])
+    assert found["more_effort"].concern == concern
+
+
+@pytest.mark.parametrize(("scale", "concern"), [(0.1, "notice"), (10.0, "suspicious")])
+def test_what_small_logits_hide_from_pgd_is_held_against_nobody(
+    scale: float, concern: str, trained: Trained, test_samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = trained("plain")
+    fooling(monkeypatch, pgd=0.2, more=0.2, scaled=0.9, margin=0.9, adaptive=0.9)
+    found = rr.audit(lambda x: scale * net(x), test_samples, THREAT, checks=["worst_case"])
+    assert found["worst_case"].concern == concern
+
+
+def test_jumps_up_and_down_do_not_cancel(trained: Trained, test_samples: Samples) -> None:
+    """Which of four networks answers is decided by a checksum of the input: each gradient is honest where it is."""
+    nets = [trained(name) for name in ("plain", "pgd", "trades", "gradient")]
+
+    def chosen(x: Tensor) -> Tensor:
+        which = (x.detach().flatten(1) * 1e4).long().sum(1) % len(nets)
+        return torch.stack([net(x) for net in nets], 1)[torch.arange(len(x)), which]
+
+    found = rr.audit(chosen, test_samples, THREAT, checks=["path_of_gradients", "true_gradient"])
+    assert found["path_of_gradients"].concern == "masked", found.table()
+    assert found["true_gradient"].concern != "none", found.table()
+
+
 def test_jumps_are_seen_by_gradients_that_do_not_add_up(trained: Trained, test_samples: Samples) -> None:
     """Votes with a trace of what the voters say: small steps seldom meet a jump, and the gradient is there."""
     nets = [trained(name) for name in ("plain", "pgd", "trades")]
@@ -512,3 +570,9 @@ def test_an_input_that_is_defended_only_alone_is_attacked_in_company(
         samples=16,
     )
     assert found.verdict == "masked", found.table()
+
+
+def test_numbers_beyond_all_measure_are_not_spelt_out() -> None:
+    assert Estimate(0.934, 0.91, 0.951).number() == "0.934 (0.91 to 0.951)"
+    assert Estimate(3e11, 9.0, 6e11).number() == "over 10,000 (9 to over 10,000)"
+    assert Estimate(3e11, 1e11, 6e11).number() == "over 10,000"

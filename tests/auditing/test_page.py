@@ -123,6 +123,7 @@ def test_a_sound_page_warns_of_a_usual_attack_that_finds_too_little(tmp_path: Pa
     page = write_audit_page(tmp_path).read_text(encoding="utf-8")
     assert '<span class="right">sound</span>' in page
     assert "PGD alone finds too little" in page
+    assert "No sign of that was found, but the usual attack alone is too weak here." in page
 
 
 def test_a_damaged_audit_is_one_sentence(tmp_path: Path) -> None:
@@ -193,6 +194,36 @@ def test_wrong_gradients_that_hide_nothing_are_told_as_such(tmp_path: Path) -> N
     _audit(_finding("square", "masked"), gap).save(tmp_path)
     page = write_audit_page(tmp_path).read_text(encoding="utf-8")
     assert "is not real" in page
+
+
+def test_wrong_gradients_that_hide_something_or_nothing_are_no_verdict_on_it(tmp_path: Path) -> None:
+    gap = dataclasses.replace(_finding("worst_case", "none", _bars(0.5, 0.4)), value=0.12)
+    _audit(_finding("true_gradient", "masked"), gap).save(tmp_path)
+    page = write_audit_page(tmp_path).read_text(encoding="utf-8")
+    assert "may not be real" in page
+    assert "got through all the same" not in page
+    wide = dataclasses.replace(gap, value=0.4)
+    _audit(_finding("true_gradient", "masked"), wide).save(tmp_path)
+    assert "is not real" in write_audit_page(tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_model_that_has_learnt_nothing_is_told_to_learn(tmp_path: Path) -> None:
+    _audit(_finding("learnt", "suspicious"), _finding("worst_case", "none", _bars(0.1, 0.1))).save(tmp_path)
+    page = write_audit_page(tmp_path).read_text(encoding="utf-8")
+    first = page[page.index('<div class="first">') : page.index('id="attacks"')]
+    assert "every input the same answer" in first
+    assert "Advice on learnt." in first
+    assert "gradient masking" not in first
+    assert "--thorough" not in first
+    assert "standard_ensemble" not in first
+
+
+def test_of_causes_of_one_family_the_one_that_decides_is_named(tmp_path: Path) -> None:
+    _audit(_finding("zero_gradients", "suspicious"), _finding("true_gradient", "masked")).save(tmp_path)
+    page = write_audit_page(tmp_path).read_text(encoding="utf-8")
+    steps = page[page.index('id="next"') : page.index('id="reasons"')]
+    assert "Advice on true_gradient." in steps
+    assert "Advice on zero_gradients." not in steps
 
 
 def test_random_numbers_are_named_before_what_they_look_like(tmp_path: Path) -> None:

@@ -53,18 +53,17 @@ class Audit:
         raise KeyError(f"there is no check {check!r} in this audit; it has: {known}")
 
     def table(self) -> str:
-        """The verdict, then a line for each finding, then what to do."""
+        """The verdict, what it means and what to do, then a line for each finding."""
         width = max((len(finding.title) for finding in self.findings), default=0)
         lines = [
             f"verdict: {self.verdict}. {SENTENCE[self.verdict]}",
             f"{self.threat.name}, eps {self.threat.eps:.6g}, {self.correct} of {self.n} samples classified right, "
             f"seed {self.seed}, {self.seconds:.0f} s",
-            "",
         ]
-        lines += [f"{f.concern:<10}  {f.title:<{width}}  {f.measured}" for f in self.findings]
         if self.reasons:
             lines += ["", "What it means, and what to do:"]
             lines += [f"{i}. {f.title}: {f.meaning} {f.advice}" for i, f in enumerate(self.reasons, 1)]
+        lines += ["", *(f"{f.concern:<10}  {f.title:<{width}}  {f.measured}" for f in self.findings)]
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -56,10 +56,14 @@ class Slopes:
 
     @classmethod
     def around(cls, case: Case, model: nn.Module, x: Tensor, g: Tensor, step: float) -> Slopes:
-        """At x `[n, ...]`, with the gradient g of the margin's loss there, every input value moved by `step`."""
-        signs = torch.randint(0, 2, (_DIRECTIONS, *x.shape), generator=case.generator("true gradient")).to(x)
+        """At x `[n, ...]`, with the gradient g of the margin's loss there, every input value moved by `step`,
+        or in random directions by half of it to all of it."""
+        # Signs and sizes by chance: equal round sizes can leave a checksum of the input as it is.
+        generator = case.generator("true gradient")
+        signs = torch.randint(0, 2, (_DIRECTIONS, *x.shape), generator=generator).to(x) * 2 - 1
+        sizes = 1 - torch.rand((_DIRECTIONS, *x.shape), generator=generator).to(x) / 2
         here, rows = case.losses(x, case.y, "margin", model), []
-        for direction in (Threat("linf", step, None).steepest(g), *(step * (2 * signs - 1))):
+        for direction in (Threat("linf", step, None).steepest(g), *(step * signs * sizes)):
             up, down = (case.losses(x + sign * direction, case.y, "margin", model) for sign in (1, -1))
             said = (numerics.flatten(g) * numerics.flatten(direction)).sum(1)
             rows.append(torch.stack([said, ((up - down) / 2).to(g), (up - 2 * here + down).to(g)]))

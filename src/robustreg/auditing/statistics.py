@@ -12,6 +12,7 @@ from torch import Tensor
 from robustreg.evaluation import wilson
 
 RESAMPLES = 1000
+_MANY = 10_000
 
 
 class Estimate(NamedTuple):
@@ -26,8 +27,11 @@ class Estimate(NamedTuple):
         return f"{100 * self.value:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
     def number(self) -> str:
-        """As `0.93 (0.91 to 0.95)`."""
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
+        """As `0.93 (0.91 to 0.95)`; beyond ten thousand nobody wants to know."""
+        if self.low > _MANY:
+            return f"over {_MANY:,}"
+        value, low, high = (f"over {_MANY:,}" if v > _MANY else f"{v:.3g}" for v in self)
+        return f"{value} ({low} to {high})"
 
 
 def share(mask: Tensor) -> Estimate:

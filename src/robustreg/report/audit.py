@@ -30,6 +30,14 @@ _THROUGH = (
     "What this model tells attacks of itself is wrong. Here the usual attack got through all the same; do not rely on "
     "that elsewhere, nor on a number measured with it."
 )
+_UNCERTAIN = (
+    "What this model tells attacks of itself is wrong, so attacks that trust it say little, and the robustness "
+    "measured with them may not be real."
+)
+_ONE_CLASS = (
+    "This model gives every input the same answer. It has not learnt anything yet, so there is no robustness to "
+    "speak of."
+)
 _WHY_NOT = {
     "sound": "",
     "suspicious": "It may be too high.",
@@ -37,7 +45,7 @@ _WHY_NOT = {
 }
 # Checks that say that gradients are wrong, and not that an attack failed for it.
 _WRONG_BUT_FOUND = {"true_gradient", "path_of_gradients", "zero_gradients", "flat_steps", "finite_outputs"}
-_SMALL = 0.05  # of the samples, between the usual attack and all together
+_SMALL, _LARGE = 0.05, 0.30  # of the samples, between the usual attack and all together
 # Checks that say what hides the weakness, those about the same thing together, the most telling first; the others
 # only show that something does.
 _CAUSES = (
@@ -99,6 +107,8 @@ def _context(audit: Mapping[str, Any]) -> dict[str, Any]:
         "counts": _counts(summary, audit["correct"]),
         "threat": _within(audit["threat"]),
         "causes": _causes(reasons),
+        "untaught": _untaught(reasons),
+        "pgd_missed": bool(summary and summary["concern"] != "none"),
         "n": audit["n"],
         "correct": audit["correct"],
         "seed": audit["seed"],
@@ -135,26 +145,42 @@ def _counts(summary: Mapping[str, Any] | None, n: int) -> dict[str, Any] | None:
     }
 
 
+def _missed(
+    verdict: str, summary: Mapping[str, Any] | None, reasons: Sequence[Mapping[str, Any]]
+) -> float | None:
+    """Where all that decides is that gradients are wrong: what the usual attack missed of what all together found."""
+    deciding = {f["check"] for f in reasons if f["concern"] == "masked"}
+    if verdict != "masked" or not deciding <= _WRONG_BUT_FOUND or summary is None:
+        return None
+    return None if summary["value"] is None else float(summary["value"])
+
+
 def _got_through(
     verdict: str, summary: Mapping[str, Any] | None, reasons: Sequence[Mapping[str, Any]]
 ) -> bool:
     """Whether a masked model has wrong gradients, and the usual attack found about what all together did."""
-    deciding = {f["check"] for f in reasons if f["concern"] == "masked"}
-    if verdict != "masked" or not deciding <= _WRONG_BUT_FOUND or summary is None:
-        return False
-    return summary["value"] is not None and summary["value"] < _SMALL
+    missed = _missed(verdict, summary, reasons)
+    return missed is not None and missed < _SMALL
 
 
 def _meaning(verdict: str, summary: Mapping[str, Any] | None, reasons: Sequence[Mapping[str, Any]]) -> str:
     """The verdict in a sentence; a sound model may still be one on which PGD alone finds too little."""
-    if _got_through(verdict, summary, reasons):
-        return _THROUGH
+    missed = _missed(verdict, summary, reasons)
+    if missed is not None and missed < _LARGE:
+        return _THROUGH if missed < _SMALL else _UNCERTAIN
+    if _untaught(reasons):
+        return _ONE_CLASS
     if verdict == "sound" and summary is not None and summary["concern"] != "none":
         return (
             "Good attacks work on this model, so what they measure can be believed. PGD alone finds too little: take "
             "what all attacks together leave."
         )
     return _MEANING[verdict]
+
+
+def _untaught(reasons: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all that is wrong with the model is that it has learnt nothing."""
+    return [f["check"] for f in reasons] == ["learnt"]
 
 
 def _steps(
@@ -199,9 +225,11 @@ def _steps(
     ]
     again = {
         "head": "Audit again.",
-        "text": "With the cause removed the verdict should be sound.",
+        "text": "To see whether anything is left.",
         "command": "robustreg audit RUN",
     }
+    if _untaught(reasons):
+        return [*repair, again]
     closer = [look] if verdict == "suspicious" and not thorough else []
     return [stop, *repair, *closer, measure, again]
 
@@ -211,8 +239,9 @@ def _causes(reasons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     named = {f["check"]: f for f in reasons}
     # Random answers look like symptoms of single steps, too.
     families = [family for family in _CAUSES if family is not _SINGLE_STEP or "repeated_calls" not in named]
-    first = [next((named[check] for check in family if check in named), None) for family in families]
-    found = sorted((f for f in first if f is not None), key=lambda f: f["concern"] != "masked")
+    present = [[named[check] for check in family if check in named] for family in families]
+    first = [min(family, key=lambda f: f["concern"] != "masked") for family in present if family]
+    found = sorted(first, key=lambda f: f["concern"] != "masked")
     return found[:2] or list(reasons[:1])
 
 

@@ -64,8 +64,8 @@ def zero_gradients(case: Case) -> Measured:
     "true_gradient",
     "The gradient against finite differences",
     fine="The gradient predicts how the output really changes.",
-    bad="The gradient that the model reports is not the slope of what it computes: a step along it changes the "
-    "output otherwise than it says. Attacks that trust it are led astray.",
+    bad="The gradient that the model reports is not the slope of what it computes: small steps do not change "
+    "the output as it says. Attacks that trust it are led astray.",
     advice="Look in the model's forward pass for what breaks the gradient: rounding, argmax, detach, no_grad, a hook, "
     "a hand-written autograd.Function. Take it out, or make it smooth on the way back (BPDA). Until then measure with "
     "an attack that needs no gradients (Square).",
