@@ -23,6 +23,7 @@ import torch
 from audit_designs import HELD_OUT, OTHERS
 from audit_last import LAST, SOUND_LAST
 from audit_later import HARMLESS, LATER, SOUND_LATER, Material
+from audit_stand_ins import SOUND_STAND_INS, STAND_INS
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
@@ -46,6 +47,8 @@ LATER_KINDS = {
     "sound_later": SOUND_LATER,
     "last": LAST,
     "sound_last": SOUND_LAST,
+    "stand_in": STAND_INS,
+    "sound_stand_in": SOUND_STAND_INS,
 }
 KINDS = ("sound", "sound_other", "planted", "held_out", "collapsed", *LATER_KINDS)
 Samples = tuple[Tensor, Tensor]
