@@ -193,6 +193,31 @@ def test_queries_are_what_it_costs() -> None:
     assert len(runs) < 2 * 25, "several are asked at once"
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_of_large_images_as_many_queries_are_asked_at_once_as_are_seldom_in_vain(norm: str) -> None:
+    """A query that changes something makes those asked along with it useless; where none does, many go together."""
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(64, 3))
+    x, queries = torch.rand(3, 1, 128, 128, generator=torch.Generator().manual_seed(1)), 200
+
+    def asked(net: Any) -> list[int]:
+        sizes: list[int] = []
+
+        def watched(u: Tensor) -> Tensor:
+            sizes.append(len(u))
+            logits: Tensor = net(u)
+            return logits
+
+        attack = rr.Square(rr.Threat(norm, 1e-3), queries=queries)
+        attack(watched, x, net(x).argmax(1), generator=torch.Generator().manual_seed(0))
+        return sizes
+
+    often, never = asked(linear), asked(lambda u: torch.eye(3)[torch.zeros(len(u), dtype=torch.long)])
+    assert sum(often) <= 1.1 * queries * len(x)
+    assert sum(never) <= (1 + queries) * len(x)  # and a look at the samples
+    assert len(never) < 0.2 * len(often)
+
+
 @pytest.mark.parametrize("together", [1, 64])
 def test_no_corner_is_looked_at_twice(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And it changes nothing but the cost: the same points are found as by a search that asks every query."""
