@@ -219,7 +219,7 @@ def test_claims_of_functions_are_not_for_what_is_none_nor_for_no_ball(
 ) -> None:
     assert adopt(elsewhere, "w.pt", tmp_path / "random", function="randomised") == 0
     few = ["--samples", "2", "--claims", "I1", "--distances", "0"]
-    main(["connections", str(tmp_path / "random"), *few])
+    assert main(["connections", str(tmp_path / "random"), *few]) == 2
     assert "differ from run to run: the claims are about functions of one sample" in capsys.readouterr().err
     assert adopt(elsewhere, "w.pt", tmp_path / "zero", "threat.eps=0") == 0
     assert main(["connections", str(tmp_path / "zero"), *few]) == 2

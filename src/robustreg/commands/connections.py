@@ -145,8 +145,6 @@ def _chosen(known: tuple[Claim, ...], wanted: str | None) -> list[Claim]:
 
 def _case(run: Path, samples: int, radius: float, setting: Setting, imports: list[str] | None) -> Case:
     """The run's network in float64 on its first test samples, under its own threat."""
-    import warnings
-
     from robustreg.config import build
     from robustreg.connections import Case
     from robustreg.evaluation.predict import logits_of
@@ -170,9 +168,7 @@ def _case(run: Path, samples: int, radius: float, setting: Setting, imports: lis
             f"take --samples {fit} or fewer"
         )
     if why := unsteady(net, test.x, logits_of(net, test.x)):
-        warnings.warn(
-            f"{why}: the claims are about functions of one sample, and do not apply to it", stacklevel=2
-        )
+        raise UsageError(f"{why}: the claims are about functions of one sample, and say nothing of it")
     return Case(net, test.x, test.y, threat=built.threat, radius=radius)
 
 
