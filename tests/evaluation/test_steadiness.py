@@ -140,3 +140,12 @@ def test_verify_says_why_it_may_find_otherwise(model: type[Net], said: str | Non
     verification = verify(tmp_path, model().eval(), (X, Y))
     assert any("Here the model's logits for" in note for note in verification.notes) == (said is not None)
     assert (said or "upper bound") in str(verification)
+
+
+@pytest.mark.filterwarnings("ignore:the model changes its own buffers")
+def test_verify_leaves_the_buffers_of_a_model_as_they_were(tmp_path: Path) -> None:
+    model = Updates().eval()
+    evaluate(model, (X, Y), FGSM(THREAT), THREAT, evidence_dir=tmp_path, batch_size=8)
+    before = int(model.norm.num_batches_tracked)
+    verify(tmp_path, model, (X, Y))
+    assert int(model.norm.num_batches_tracked) == before
