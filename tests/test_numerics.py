@@ -416,9 +416,10 @@ def test_classes_that_tie_share_the_gradient_of_the_margin() -> None:
     assert g.tolist() == [[1.0, -0.5, -0.5, 0.0]]
 
 
-def test_a_margin_needs_two_classes() -> None:
+@pytest.mark.parametrize("loss", [numerics.margin, numerics.error_log_odds])
+def test_a_margin_needs_two_classes(loss: Callable[..., Tensor]) -> None:
     with pytest.raises(ValueError, match="at least 2 classes, got 1"):
-        numerics.margin(torch.zeros(2, 1), torch.zeros(2, dtype=torch.long))
+        loss(torch.zeros(2, 1), torch.zeros(2, dtype=torch.long))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
