@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -143,9 +144,17 @@ def test_verify_says_why_it_may_find_otherwise(model: type[Net], said: str | Non
 
 
 @pytest.mark.filterwarnings("ignore:the model changes its own buffers")
-def test_verify_leaves_the_buffers_of_a_model_as_they_were(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_verify_leaves_the_buffers_of_a_model_as_they_were(fails: bool, tmp_path: Path) -> None:
     model = Updates().eval()
     evaluate(model, (X, Y), FGSM(THREAT), THREAT, evidence_dir=tmp_path, batch_size=8)
-    before = int(model.norm.num_batches_tracked)
-    verify(tmp_path, model, (X, Y))
-    assert int(model.norm.num_batches_tracked) == before
+    before = model.norm.num_batches_tracked.clone()
+
+    def break_off(net: Updates, *_: object) -> None:
+        if fails and net.norm.num_batches_tracked > before + 2:
+            raise RuntimeError("out of memory")
+
+    model.register_forward_hook(break_off)
+    with pytest.raises(RuntimeError, match="out of memory") if fails else nullcontext():
+        verify(tmp_path, model, (X, Y), batch_size=8)
+    assert torch.equal(model.norm.num_batches_tracked, before)

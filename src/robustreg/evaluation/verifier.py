@@ -7,6 +7,7 @@ wrong, and that all accuracies follow. What cannot: that a stronger attack would
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,9 @@ def verify(
         return torch.cat([logits_of(model, part.to(where)).cpu() for part in torch.split(x, batch_size)])
 
     predictor = Predictor(predict, noise)
-    snapshot = Snapshot(model)
-    with as_found(model, where), global_seed(where, 0):
-        _check_clean(found, claims, samples, predictor)
+    with as_found(model, where), global_seed(where, 0), ExitStack() as afterwards:
+        afterwards.callback(Snapshot(model).undo)
+        clean = _check_clean(found, claims, samples, predictor)
         _check_outcomes(found, claims)
         for claim in claims.attacks:
             if claim.status == INVALID:
@@ -101,11 +102,10 @@ def verify(
             elif tensors is not None:
                 _check_distances(found, distances, claims, tensors, samples, predictor)
         first = samples.x[:batch_size].to(where)
-        if why := unsteady(model, first, logits_of(model, first)):
+        if why := unsteady(model, first, clean[:batch_size]):
             found.notes.append(
                 f"Here {why}: a point that fooled it once need not do so again, and none is proof."
             )
-        snapshot.undo()
     _check_summary(found, claims, samples, folder.parent / FILE)
     if found.undecided:
         found.notes.append(
@@ -136,7 +136,8 @@ def _read_points(found: Verification, file: Path, claims: Claims) -> dict[str, T
         return None
 
 
-def _check_clean(found: Verification, claims: Claims, samples: Samples, model: Predictor) -> None:
+def _check_clean(found: Verification, claims: Claims, samples: Samples, model: Predictor) -> Tensor:
+    """The clean logits `[N, C]`, held against what is recorded."""
     logits, y = model.logits(samples.x), samples.y.cpu()
     model.learn_gap(logits)
     differ = correct(logits, y) != claims.clean.outcomes
@@ -144,6 +145,7 @@ def _check_clean(found: Verification, claims: Claims, samples: Samples, model: P
     found.undecided += int(undecided.sum())
     found.fail_where(differ & ~undecided, "clean", "is not classified as recorded without any attack")
     _check_accuracy(found, claims.clean, claims.clean.outcomes, "the clean accuracy", None)
+    return logits
 
 
 def _check_outcomes(found: Verification, claims: Claims) -> None:

@@ -72,22 +72,18 @@ def build(
     """
     if not isinstance(channels_last, bool):
         raise ValueError(f"channels_last must be true or false, got {channels_last!r}")
-    net = _built(name, shape, seed, normalize, allow_modules, options)
+    if ":" in name:
+        net = _own(name, shape, seed, normalize, allow_modules, options)
+    else:
+        net = _named(name, shape, seed, normalize, options)
     if channels_last:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs do not know it
     return net
 
 
-def _built(
-    name: str,
-    shape: Sequence[int] | None,
-    seed: int,
-    normalize: Statistics,
-    allow_modules: Collection[str],
-    options: dict[str, Any],
+def _named(
+    name: str, shape: Sequence[int] | None, seed: int, normalize: Statistics, options: dict[str, Any]
 ) -> nn.Module:
-    if ":" in name:
-        return _own(name, shape, seed, normalize, allow_modules, options)
     if name not in BUILDERS:
         near = closest(name, NAMES)
         hint = f"did you mean {near!r}? " if near else ""

@@ -118,9 +118,9 @@ def _context(audit: Mapping[str, Any]) -> dict[str, Any]:
             audit["verdict"],
             reasons,
             audit["thorough"],
-            "It may be far too high where this attack has less luck."
-            if _got_through(audit["verdict"], summary, reasons)
-            else _WHY_NOT[audit["verdict"]],
+            _WHY_NOT[audit["verdict"]]
+            if _missed(audit["verdict"], summary, reasons) is None
+            else "It may be far too high where this attack has less luck.",
         ),
         "summary": summary,
         "reasons": reasons[:IN_FULL],
@@ -148,25 +148,21 @@ def _counts(summary: Mapping[str, Any] | None, n: int) -> dict[str, Any] | None:
 def _missed(
     verdict: str, summary: Mapping[str, Any] | None, reasons: Sequence[Mapping[str, Any]]
 ) -> float | None:
-    """Where all that decides is that gradients are wrong: what the usual attack missed of what all together found."""
+    """Where all that decides is that gradients are wrong, and that cost little: what the usual attack missed for it.
+
+    It is the share of samples that all attacks together found beyond it.
+    """
     deciding = {f["check"] for f in reasons if f["concern"] == "masked"}
     if verdict != "masked" or not deciding <= _WRONG_BUT_FOUND or summary is None:
         return None
-    return None if summary["value"] is None else float(summary["value"])
-
-
-def _got_through(
-    verdict: str, summary: Mapping[str, Any] | None, reasons: Sequence[Mapping[str, Any]]
-) -> bool:
-    """Whether a masked model has wrong gradients, and the usual attack found about what all together did."""
-    missed = _missed(verdict, summary, reasons)
-    return missed is not None and missed < _SMALL
+    missed = summary["value"]
+    return None if missed is None or missed >= _LARGE else float(missed)
 
 
 def _meaning(verdict: str, summary: Mapping[str, Any] | None, reasons: Sequence[Mapping[str, Any]]) -> str:
     """The verdict in a sentence; a sound model may still be one on which PGD alone finds too little."""
     missed = _missed(verdict, summary, reasons)
-    if missed is not None and missed < _LARGE:
+    if missed is not None:
         return _THROUGH if missed < _SMALL else _UNCERTAIN
     if _untaught(reasons):
         return _ONE_CLASS
